@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * libtrapeze: the KVM API (Linux Documentation/virt/kvm/api.rst, <linux/kvm.h>) in user space.
+ *
+ *	int sys  = tz_open(NULL);
+ *	int vm   = tz_ioctl(sys, KVM_CREATE_VM, 0);
+ *	int vcpu = tz_ioctl(vm, KVM_CREATE_VCPU, 0);
+ *	struct kvm_run *run = mmap(NULL, tz_ioctl(sys, KVM_GET_VCPU_MMAP_SIZE, 0),
+ *				   PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+ *	tz_ioctl(vcpu, KVM_RUN, 0);
+ *
+ * Handles are real file descriptors of this process (a vCPU's can be mmap'ed); they
+ * mean something only to the tz_* calls of the process that made them. After fork()
+ * the child may only close them.
+ *
+ * Threads: as the kernel's KVM: system and VM requests from any thread, vCPU requests
+ * from the thread that runs that vCPU; a second one waits.
+ */
+#ifndef TRAPEZE_TRAPEZE_H
+#define TRAPEZE_TRAPEZE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TZ_ABI_VERSION 1
+#if defined(__GNUC__)
+#define TZ_PUBLIC __attribute__((visibility("default")))
+#else
+#define TZ_PUBLIC
+#endif
+
+/*
+ * A system handle, as open("/dev/kvm") gives. engine: "interp", or NULL / "auto" for the
+ * best one. -1 with errno: ENOENT unknown engine, EMFILE, ENOMEM.
+ */
+TZ_PUBLIC int tz_open(const char *engine);
+
+/* ioctl(2) on any libtrapeze handle: same requests, structs, results; -1 with errno. EBADF: not one of ours. */
+TZ_PUBLIC int tz_ioctl(int fd, unsigned long request, ...);
+
+/* close(2). A VM lives until its handle and all its vCPUs' handles are closed, as in the kernel. */
+TZ_PUBLIC int tz_close(int fd);
+
+/* Is fd a handle of this library? */
+TZ_PUBLIC bool tz_owns(int fd);
+
+/* Counters of a vCPU since its creation. */
+struct tz_stat {
+	const char *name; /* static storage */
+	const char *unit; /* "count" or "ns" */
+	uint64_t value;
+};
+/* Fills up to n, returns how many there are, or -1 with errno EBADF. Thread: any. */
+TZ_PUBLIC int tz_vcpu_stats(int vcpu_fd, struct tz_stat *stats, size_t n);
+
+/* Why the last KVM_RUN of this vCPU ended with KVM_EXIT_INTERNAL_ERROR; "" if it did not. Owned by the vCPU. */
+TZ_PUBLIC const char *tz_vcpu_error(int vcpu_fd);
+
+/* "0.1.0" and the names of the engines, NULL-terminated. */
+TZ_PUBLIC const char *tz_version(void);
+TZ_PUBLIC const char *const *tz_engine_names(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The `interp` engine: pure software emulation, one instruction at a time, the readable
+ * reference. Guest code is decoded once (Zydis) into blocks of struct interp_insn, kept per
+ * vCPU by guest physical address and mode; each instruction is a call of its `exec`.
+ *
+ * How an instruction behaves (all handlers): cpu->rip is the instruction's own address while
+ * it runs; compute, check every access, then commit; a handler that does not transfer control
+ * ends with interp_next(). Raising unwinds, so nothing may be committed before the last
+ * thing that can raise. Only general registers: see x86/fpu.h.
+ */
+#ifndef TZ_INTERP_INTERP_H
+#define TZ_INTERP_INTERP_H
+
+#include <Zydis/Zydis.h>
+
+#include "x86/access.h"
+#include "x86/cpu.h"
+#include "x86/exception.h"
+#include "x86/segment.h"
+
+struct interp_insn;
+typedef void interp_exec_fn(struct x86_cpu *cpu, const struct interp_insn *i);
+
+enum interp_operand_kind { INTERP_OP_NONE, INTERP_OP_REG, INTERP_OP_REG_HIGH /* AH CH DH BH */, INTERP_OP_MEM, INTERP_OP_IMM, INTERP_OP_SEG, INTERP_OP_OTHER };
+
+#define INTERP_LOCK 1
+#define INTERP_REP 2   /* F3 */
+#define INTERP_REPNE 4 /* F2 */
+
+#define INTERP_NO_REG 0xff
+#define INTERP_RIP_REG 0xfe
+
+/* One decoded instruction. Explicit operands only, in Intel order. */
+struct interp_insn {
+	interp_exec_fn *exec;
+	uint8_t len;
+	uint8_t opsize;	  /* effective operand size in bytes: 1, 2, 4, 8 */
+	uint8_t addrsize; /* 2, 4, 8 */
+	uint8_t flags;	  /* INTERP_LOCK, _REP, _REPNE */
+	uint16_t mnemonic; /* ZydisMnemonic */
+	uint8_t kind[4];   /* enum interp_operand_kind */
+	uint8_t reg[4];	   /* GPR or segment number for _REG, _REG_HIGH, _SEG */
+	uint8_t size[4];   /* operand sizes in bytes (0 where it has none or over 64) */
+	/* The one memory operand (or the segment and address size of a string instruction). */
+	uint8_t seg;   /* X86_DS.. after overrides */
+	uint8_t base;  /* GPR number, INTERP_NO_REG, INTERP_RIP_REG */
+	uint8_t index; /* GPR number or INTERP_NO_REG */
+	uint8_t shift; /* log2 of the scale */
+	uint8_t cond;  /* for Jcc, SETcc, CMOVcc: condition code 0..15 */
+	uint8_t extra; /* handler's own */
+	uint8_t raw[15];
+	int64_t disp;
+	uint64_t imm; /* sign- or zero-extended as the instruction wants; a relative branch: the displacement */
+	uint64_t imm2; /* ENTER's second, far pointer's selector */
+	void *priv;    /* handler's own (vector stub); freed by nobody: lives as long as the vCPU's stub cache */
+};
+
+/*
+ * What a group offers: given a decoded instruction, choose `exec` (by operand size and kinds)
+ * and preset operands. Return false if this form is not implemented: the instruction raises #UD
+ * if the guest's CPUID does not have its feature, else it is an internal error that names it.
+ */
+typedef bool interp_bind_fn(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDecodedInstruction *zi,
+			    const ZydisDecodedOperand *zo);
+
+/* Tables by mnemonic; each group fills its part through its .def list (insns_*.def): ROW(MNEMONIC, bind function). */
+interp_bind_fn *interp_bind_find(ZydisMnemonic m);
+
+/* --- for handlers --- */
+static inline void interp_next(struct x86_cpu *cpu, const struct interp_insn *i)
+{
+	uint64_t rip = cpu->rip + i->len;
+
+	cpu->rip = likely(cpu->code_size == 8) ? rip : cpu->code_size == 4 ? (uint32_t)rip : (uint16_t)rip;
+}
+
+/* Effective address (offset) of the memory operand, truncated to the address size. */
+static inline uint64_t interp_ea(const struct x86_cpu *cpu, const struct interp_insn *i)
+{
+	uint64_t a = (uint64_t)i->disp;
+
+	if (i->base < 16)
+		a += cpu->gpr[i->base];
+	else if (i->base == INTERP_RIP_REG)
+		a += cpu->rip + i->len;
+	if (i->index < 16)
+		a += cpu->gpr[i->index] << i->shift;
+	return likely(i->addrsize == 8) ? a : i->addrsize == 4 ? (uint32_t)a : (uint16_t)a;
+}
+
+/* Linear address of the memory operand, checked for `size` bytes (segment rules, #AC). */
+static inline uint64_t interp_linear(struct x86_cpu *cpu, const struct interp_insn *i, unsigned size, bool write)
+{
+	uint64_t a = x86_linear(cpu, i->seg, interp_ea(cpu, i), size, write);
+
+	if (unlikely(cpu->cpl == 3 && (cpu->rflags & X86_AC)))
+		x86_check_align(cpu, a, size);
+	return a;
+}
+
+static inline uint64_t interp_reg_read(const struct x86_cpu *cpu, unsigned reg, unsigned size)
+{
+	uint64_t v = cpu->gpr[reg];
+
+	return size == 8 ? v : size == 4 ? (uint32_t)v : size == 2 ? (uint16_t)v : (uint8_t)v;
+}
+
+/* Writing 32 bits clears the upper half; 8 and 16 keep the rest (SDM 1 3.4.1.1). */
+static inline void interp_reg_write(struct x86_cpu *cpu, unsigned reg, unsigned size, uint64_t v)
+{
+	uint64_t old = cpu->gpr[reg];
+
+	cpu->gpr[reg] = size == 8   ? v
+			: size == 4 ? (uint32_t)v
+			: size == 2 ? (old & ~UINT64_C(0xffff)) | (uint16_t)v
+				    : (old & ~UINT64_C(0xff)) | (uint8_t)v;
+}
+
+/* Operand n as a value, any kind; memory is read (may raise). */
+uint64_t interp_operand_read(struct x86_cpu *cpu, const struct interp_insn *i, unsigned n);
+/* Write operand n (register or memory); the last thing a handler does that may raise. */
+void interp_operand_write(struct x86_cpu *cpu, const struct interp_insn *i, unsigned n, uint64_t value);
+
+/* The vector/x87 group (interp/vector*.c): its bind function and its per-vCPU stub cache. */
+bool interp_bind_vector(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDecodedInstruction *zi,
+			const ZydisDecodedOperand *zo);
+struct interp_vector *interp_vector_create(void); /* NULL: no memory */
+void interp_vector_destroy(struct interp_vector *v);
+
+/* The engine's per-vCPU state: cpu->engine_data. */
+struct interp {
+	struct interp_vector *vector;
+	struct interp_cache *cache;
+	ZydisDecoder decoder[3]; /* 16, 32, 64-bit */
+	bool abort_block;	 /* set by a handler or hook: leave the block after this instruction */
+};
+
+static inline struct interp *interp_of(struct x86_cpu *cpu)
+{
+	return cpu->engine_data;
+}
+
+#endif

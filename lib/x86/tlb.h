@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The software TLB: GVA -> HVA for pages that memory slots back, per privilege
+ * context, direct mapped. Anything unusual (MMIO, read-only slot, write to a page
+ * without D, dirty logging, watched by DR7, holding decoded code) keeps the tag of
+ * that access kind invalid, so that the slow path in access.c sees it.
+ *
+ * Thread: the vCPU's own. Other threads ask with X86_ATT_TLB_FLUSH.
+ */
+#ifndef TZ_X86_TLB_H
+#define TZ_X86_TLB_H
+
+#include "x86/cpu.h"
+
+enum x86_mmu_index {
+	X86_MMU_USER,	     /* CPL 3 (or implicit user) */
+	X86_MMU_KERNEL,	     /* CPL < 3, SMAP not in force (CR4.SMAP = 0 or RFLAGS.AC = 1) */
+	X86_MMU_KERNEL_SMAP, /* CPL < 3 with SMAP in force, and implicit supervisor accesses of CPL 3 */
+	X86_MMU_COUNT
+};
+
+#define X86_TLB_BITS 10
+#define X86_TLB_SIZE (1u << X86_TLB_BITS)
+#define X86_TLB_INVALID UINT64_C(1) /* never equals a page address */
+
+struct x86_tlb_entry {
+	uint64_t tag_read; /* GVA of the page if a read may go straight to memory, else has bit 0 set */
+	uint64_t tag_write;
+	uint64_t tag_exec;
+	uintptr_t addend; /* HVA = GVA + addend */
+	uint64_t gpa;	  /* of the page; valid if any tag is */
+	bool global;
+};
+
+struct x86_tlb {
+	struct x86_tlb_entry e[X86_MMU_COUNT][X86_TLB_SIZE];
+	uint64_t large_lo, large_hi; /* GVA range that large pages were cached from: INVLPG inside it flushes all */
+	/* Pages (by GPA, hashed) this vCPU has decoded code from: writes there take the slow path. */
+	uint64_t code_filter[1024];
+	/* The engine's hook, called after a write to such a page by this vCPU; may be NULL. */
+	void (*code_written)(struct x86_cpu *cpu, gpa_t gpa, unsigned len);
+};
+
+static inline struct x86_tlb_entry *x86_tlb_slot(struct x86_cpu *cpu, unsigned mmu, uint64_t gva)
+{
+	return &cpu->tlb->e[mmu][(gva >> TZ_PAGE_SHIFT) & (X86_TLB_SIZE - 1)];
+}
+
+int x86_tlb_create(struct x86_cpu *cpu); /* 0, -ENOMEM */
+void x86_tlb_destroy(struct x86_cpu *cpu);
+
+void x86_tlb_flush_all(struct x86_cpu *cpu);	     /* global ones too */
+void x86_tlb_flush_nonglobal(struct x86_cpu *cpu);   /* MOV CR3 */
+void x86_tlb_flush_page(struct x86_cpu *cpu, gva_t); /* INVLPG: that page in every context, large pages whole */
+
+/*
+ * Engine: this vCPU holds decoded or translated code of the page at `gpa`. Writes to it
+ * through this vCPU call tlb->code_written from now on.
+ */
+void x86_tlb_protect_code(struct x86_cpu *cpu, gpa_t page);
+void x86_tlb_unprotect_all_code(struct x86_cpu *cpu);
+bool x86_tlb_is_code(const struct x86_cpu *cpu, gpa_t page);
+
+#endif

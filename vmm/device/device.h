@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a device model is. A device sees offsets into its regions, never addresses; the bus
+ * (vmm/machine/bus.h) knows where it lives. It raises interrupts through lines it was given
+ * and touches guest memory through struct guest_ram. It knows no CPU and no KVM struct.
+ *
+ * Threads: read and write are called by vCPU threads with the device's bus lock held (one at
+ * a time per device); input and timers come on the main thread and take the same lock
+ * (device_lock/unlock in bus.h).
+ */
+#ifndef VMM_DEVICE_DEVICE_H
+#define VMM_DEVICE_DEVICE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct device;
+
+struct device_ops {
+	const char *name;
+	unsigned min_size, max_size; /* legal access sizes in bytes; the bus splits or widens others */
+	void (*reset)(struct device *dev);
+	uint64_t (*read)(struct device *dev, unsigned region, uint64_t offset, unsigned size);
+	void (*write)(struct device *dev, unsigned region, uint64_t offset, uint64_t value, unsigned size);
+	void (*destroy)(struct device *dev); /* frees dev */
+};
+
+/* Embedded first in each model's struct. */
+struct device {
+	const struct device_ops *ops;
+	pthread_mutex_t lock;
+	struct device *next; /* of the machine, in creation order */
+};
+
+/* An interrupt line: where it leads is the board's business. */
+struct irq_line {
+	void (*set)(void *ctx, unsigned n, bool level);
+	void *ctx;
+	unsigned n;
+};
+
+static inline void irq_line_set(const struct irq_line *line, bool level)
+{
+	if (line->set)
+		line->set(line->ctx, line->n, level);
+}
+
+/* What a device may ask of the machine as a whole. Thread: any. */
+enum machine_request { MACHINE_POWEROFF, MACHINE_RESET, MACHINE_EXIT /* with a status: isa-debug-exit */, MACHINE_PANICKED };
+struct machine_control {
+	void (*request)(void *ctx, enum machine_request what, int status);
+	void *ctx;
+};
+
+#endif

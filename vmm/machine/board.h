@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The board: which devices a machine has, where, on which lines; ACPI tables and the memory map.
+ * Knows no CPU beyond their number and no KVM.
+ */
+#ifndef VMM_MACHINE_BOARD_H
+#define VMM_MACHINE_BOARD_H
+
+#include "device/device.h"
+#include "machine/bus.h"
+#include "machine/ram.h"
+
+/* Where the board's GSIs lead: the accelerator's KVM_IRQ_LINE. Thread: any. */
+struct board_config {
+	struct guest_ram *ram;
+	unsigned cpus;
+	struct irq_line gsi; /* .n is ignored; set(ctx, gsi, level) */
+	struct machine_control control;
+	struct chardev *serial; /* COM1's back end, NULL: none */
+	const char *const *devices; /* --device strings "name,key=value…", NULL-terminated */
+	/* fw_cfg contents of a direct boot (may be NULL/0) */
+	const void *kernel, *initrd;
+	uint64_t kernel_size, initrd_size;
+	const char *cmdline;
+};
+
+struct board;
+/* 0 or -errno with one line on stderr that says what and why (unknown device: the nearest valid name). */
+int board_create(const struct board_config *config, struct board **board);
+void board_destroy(struct board *board);
+void board_reset(struct board *board); /* devices to power-on state, ACPI tables written to RAM again */
+struct bus *board_bus(struct board *board);
+
+/* E820 map (ACPI 6.4 15): for boot protocols. */
+struct e820_entry {
+	uint64_t base, size;
+	uint32_t type; /* 1 RAM, 2 reserved, 3 ACPI reclaimable */
+};
+#define E820_MAX 16
+unsigned board_e820(const struct board *board, struct e820_entry map[E820_MAX]);
+uint64_t board_rsdp(const struct board *board); /* GPA of the RSDP, in 0xe0000..0xfffff */
+
+/* The --device names, for --help and the nearest-name hint. NULL-terminated. */
+const char *const *board_device_names(void);
+
+/* A character back end: COM1 writes to it, the main loop feeds it input. */
+struct chardev {
+	void (*write)(struct chardev *c, const uint8_t *data, unsigned len); /* guest to host; thread: a vCPU's */
+	/* Set by the device: how much input it takes now, and the input itself. Thread: main. */
+	unsigned (*can_receive)(void *ctx);
+	void (*receive)(void *ctx, const uint8_t *data, unsigned len);
+	/* Set by the front end, called by the device when room appeared; thread: a vCPU's. */
+	void (*room)(struct chardev *c);
+	void *ctx;
+};
+
+#endif
