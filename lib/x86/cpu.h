@@ -143,7 +143,8 @@ struct x86_events {
 	bool nmi_injected;
 	bool nmi_masked; /* until IRET */
 	bool smi_pending;
-	uint64_t db_pending; /* DR6 bits of a #DB trap to raise after this instruction */
+	uint64_t db_pending; /* DR6 bits of a #DB trap to raise after this instruction, or of the #DB in exc_vector */
+	bool no_step; /* this instruction entered a handler (INT n, SYSCALL ...): no TF trap behind it */
 };
 #define X86_SHADOW_STI 1
 #define X86_SHADOW_MOV_SS 2
@@ -231,6 +232,8 @@ struct x86_cpu {
 	uint64_t run_request; /* client wants X86_EXIT_IRQ_WINDOW when nonzero */
 	bool guest_debug_step, guest_debug_bp; /* KVM_SET_GUEST_DEBUG; #DB/#BP go to the client */
 	uint64_t guest_debug_dr[8];
+	uint8_t debug_vector; /* with X86_EXIT_DEBUG: X86_DB or X86_BP, */
+	uint64_t debug_dr6;   /* and what DR6 would have got */
 	enum x86_exit exit_reason; /* with X86_UNWIND_EXIT */
 	char error_text[128];	   /* for X86_EXIT_INTERNAL_ERROR */
 };
