@@ -16,7 +16,7 @@ struct board_config {
 	unsigned cpus;
 	struct irq_line gsi; /* .n is ignored; set(ctx, gsi, level) */
 	struct machine_control control;
-	struct chardev *serial; /* COM1's back end, NULL: none */
+	struct chardev *serial;     /* COM1's back end, NULL: none */
 	const char *const *devices; /* --device strings "name,key=value…", NULL-terminated */
 	/* fw_cfg contents of a direct boot (may be NULL/0) */
 	const void *kernel, *initrd;
@@ -40,6 +40,9 @@ struct e820_entry {
 unsigned board_e820(const struct board *board, struct e820_entry map[E820_MAX]);
 uint64_t board_rsdp(const struct board *board); /* GPA of the RSDP, in 0xe0000..0xfffff */
 
+/* The user presses the ACPI power button: the guest gets an SCI and may shut down. Thread: any. */
+void board_power_button(struct board *board);
+
 /* The --device names, for --help and the nearest-name hint. NULL-terminated. */
 const char *const *board_device_names(void);
 
@@ -49,7 +52,8 @@ struct chardev {
 	/* Set by the device: how much input it takes now, and the input itself. Thread: main. */
 	unsigned (*can_receive)(void *ctx);
 	void (*receive)(void *ctx, const uint8_t *data, unsigned len);
-	/* Set by the front end, called by the device when room appeared; thread: a vCPU's. */
+	/* Set by the front end, called by the device when room appeared; thread: a vCPU's, device locked: must not call
+	 * back. */
 	void (*room)(struct chardev *c);
 	void *ctx;
 };

@@ -15,13 +15,17 @@
 
 struct guest_ram {
 	int fd;
-	uint8_t *base;	     /* of the whole mapping */
-	uint64_t size;	     /* bytes, page aligned */
+	uint8_t *base;       /* of the whole mapping */
+	uint64_t size;       /* bytes, page aligned */
 	uint64_t below_size; /* bytes at GPA 0 */
 	uint64_t above_size; /* bytes at RAM_ABOVE_4G */
 };
 
-int ram_create(struct guest_ram *ram, uint64_t size); /* 0, -errno */
+#define RAM_SIZE_MIN (UINT64_C(2) << 20)                         /* boot structures, ACPI tables and something to run */
+#define RAM_SIZE_MAX ((UINT64_C(1) << 40) - (UINT64_C(1) << 30)) /* ends below 2^40, what common CPU models address */
+
+/* 0; -EINVAL: size not page aligned or below RAM_SIZE_MIN; -E2BIG: above RAM_SIZE_MAX; else what the host said. */
+int ram_create(struct guest_ram *ram, uint64_t size);
 void ram_destroy(struct guest_ram *ram);
 
 /* Host pointer for [gpa, gpa+len) if it lies whole in one RAM range, else NULL. */

@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* trapeze run: options to a struct machine_config. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "machine/accel.h"
+#include "machine/board.h"
+#include "machine/cpu_model.h"
+#include "machine/machine.h"
+#include "machine/message.h"
+#include "machine/nearest.h"
+
+static const char help_text[] =
+	"Usage: trapeze run --kernel FILE [OPTION…]\n"
+	"Boots a kernel in a virtual machine; the guest's first serial port is the terminal.\n"
+	"\n"
+	"  --kernel FILE     bzImage, ELF with a PVH note, or Multiboot 1 image\n"
+	"  --initrd FILE     initial RAM disk (Multiboot: the first module)\n"
+	"  --append STRING   kernel command line\n"
+	"  --memory SIZE     guest RAM, in MiB or with K, M, G, T behind (default 512M)\n"
+	"  --cpus N          number of vCPUs (default 1)\n"
+	"  --cpu MODEL[,+FEATURE|,-FEATURE|,NAME=VALUE…]\n"
+	"                    CPU model by QEMU's names (default host; --cpu help lists them)\n"
+	"  --accel NAME      auto, kvm or an engine of libtrapeze (default auto: kvm where\n"
+	"                    VT-x or AMD-V backs it, else the best engine)\n"
+	"  --serial WHERE    stdio, file:PATH or none (default stdio)\n"
+	"  --device NAME[,KEY=VALUE…]\n"
+	"                    add a device (--device help lists them); may be repeated\n"
+	"  --no-reboot       a guest reset ends the program\n"
+	"  --stats           print exits, instructions and engine time at the end\n"
+	"  --help            this text\n"
+	"\n"
+	"Keys on a terminal: Ctrl-A x ends the machine, Ctrl-A h lists the keys.\n"
+	"Exit status: 0 after power-off, reset with --no-reboot, or Ctrl-A x; (VALUE << 1) | 1\n"
+	"after a write to isa-debug-exit; 128 + N after signal N; 1 on any error.\n";
+
+static int bad(const char *option, const char *value, const char *why)
+{
+	msg_error("%s %s: %s", option, value, why);
+	return -EINVAL;
+}
+
+/* "512M", "2G", "128" (MiB, as QEMU's -m takes it). */
+static int parse_size(const char *text, uint64_t *size)
+{
+	static const char units[] = "KMGT";
+	unsigned shift = 20;
+	unsigned long long n;
+	char *end;
+
+	errno = 0;
+	if (*text < '0' || *text > '9')
+		return -EINVAL;
+	n = strtoull(text, &end, 10);
+	if (errno)
+		return -ERANGE;
+	if (*end) {
+		const char *unit = strchr(units, *end >= 'a' ? *end - 'a' + 'A' : *end);
+
+		if (!unit || (end[1] && strcmp(end + 1, "iB") != 0 && strcmp(end + 1, "B") != 0))
+			return -EINVAL;
+		shift = 10 * (unsigned)(unit - units + 1);
+	}
+	if (n > UINT64_MAX >> shift)
+		return -ERANGE;
+	*size = (uint64_t)n << shift;
+	return 0;
+}
+
+static uint64_t host_memory(void)
+{
+	return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static int option_memory(struct machine_config *c, const char *value)
+{
+	int err = parse_size(value, &c->memory);
+
+	if (err == -EINVAL)
+		return bad("--memory", value, "not a size (examples: 512M, 2G)");
+	if (err == -ERANGE || c->memory > host_memory()) {
+		msg_error("--memory %s: more than this host's %llu MiB", value,
+			  (unsigned long long)host_memory() >> 20);
+		return -EINVAL;
+	}
+	c->memory &= ~UINT64_C(0xfff);
+	if (c->memory < MACHINE_MEMORY_MIN)
+		return bad("--memory", value, "too small, a PC has at least 1M");
+	return 0;
+}
+
+static int option_cpus(struct machine_config *c, const char *value)
+{
+	char *end;
+	unsigned long n;
+
+	errno = 0;
+	n = strtoul(value, &end, 10);
+	if (*value < '0' || *value > '9' || *end)
+		return bad("--cpus", value, "not a number");
+	if (n < 1 || errno || n > MACHINE_CPUS_MAX) {
+		msg_error("--cpus %s: must be 1 to %d", value, MACHINE_CPUS_MAX);
+		return -EINVAL;
+	}
+	c->cpus = (unsigned)n;
+	return 0;
+}
+
+static int option_serial(struct machine_config *c, const char *value)
+{
+	if (!strcmp(value, "stdio")) {
+		c->serial = SERIAL_STDIO;
+	} else if (!strcmp(value, "none")) {
+		c->serial = SERIAL_NONE;
+	} else if (!strncmp(value, "file:", 5) && value[5]) {
+		c->serial = SERIAL_FILE;
+		c->serial_path = value + 5;
+	} else {
+		return bad("--serial", value, "expected stdio, file:PATH or none");
+	}
+	return 0;
+}
+
+static int option_device(struct machine_config *c, const char *value)
+{
+	for (unsigned i = 0; i < MACHINE_DEVICES_MAX; i++)
+		if (!c->devices[i]) {
+			c->devices[i] = value;
+			return 0;
+		}
+	return bad("--device", value, "too many devices");
+}
+
+static int option_kernel(struct machine_config *c, const char *value)
+{
+	c->kernel = value;
+	return 0;
+}
+
+static int option_initrd(struct machine_config *c, const char *value)
+{
+	c->initrd = value;
+	return 0;
+}
+
+static int option_append(struct machine_config *c, const char *value)
+{
+	c->append = value;
+	return 0;
+}
+
+static int option_cpu(struct machine_config *c, const char *value)
+{
+	c->cpu_model = value;
+	return 0;
+}
+
+static int option_accel(struct machine_config *c, const char *value)
+{
+	c->accel = value;
+	return 0;
+}
+
+static int option_no_reboot(struct machine_config *c, const char *value)
+{
+	(void)value;
+	c->no_reboot = true;
+	return 0;
+}
+
+static int option_stats(struct machine_config *c, const char *value)
+{
+	(void)value;
+	c->stats = true;
+	return 0;
+}
+
+struct option_row {
+	const char *name;
+	bool takes_value;
+	int (*apply)(struct machine_config *c, const char *value);
+	const char *const *(*list)(void); /* what "OPTION help" prints */
+};
+
+static const struct option_row options[] = {
+	{ "--kernel", true, option_kernel, NULL },
+	{ "--initrd", true, option_initrd, NULL },
+	{ "--append", true, option_append, NULL },
+	{ "--memory", true, option_memory, NULL },
+	{ "--cpus", true, option_cpus, NULL },
+	{ "--cpu", true, option_cpu, cpu_model_names },
+	{ "--accel", true, option_accel, accel_names },
+	{ "--serial", true, option_serial, NULL },
+	{ "--device", true, option_device, board_device_names },
+	{ "--no-reboot", false, option_no_reboot, NULL },
+	{ "--stats", false, option_stats, NULL },
+	{ "--help", false, NULL, NULL },
+};
+#define OPTION_COUNT (sizeof(options) / sizeof(options[0]))
+
+static int unknown_option(const char *word)
+{
+	const char *names[OPTION_COUNT + 1], *hint;
+
+	if (*word != '-') {
+		msg_error("unexpected argument \"%s\"; see trapeze run --help", word);
+		return -EINVAL;
+	}
+	for (size_t i = 0; i < OPTION_COUNT; i++)
+		names[i] = options[i].name;
+	names[OPTION_COUNT] = NULL;
+	hint = nearest_name(word, names);
+	msg_error("unknown option \"%s\"%s%s%s; see trapeze run --help", word, hint ? "; did you mean \"" : "",
+		  hint ? hint : "", hint ? "\"?" : "");
+	return -EINVAL;
+}
+
+/* The row of "--name" or "--name=value"; *value is set for the latter. */
+static const struct option_row *find_option(const char *word, const char **value)
+{
+	size_t len = strcspn(word, "=");
+
+	*value = word[len] ? word + len + 1 : NULL;
+	for (size_t i = 0; i < OPTION_COUNT; i++)
+		if (strlen(options[i].name) == len && !strncmp(options[i].name, word, len))
+			return &options[i];
+	return NULL;
+}
+
+/* 0 go on, 1 done (help was printed), -errno with a message. */
+static int parse_options(struct machine_config *config, int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++) {
+		const char *value;
+		const struct option_row *row = find_option(argv[i], &value);
+		int err;
+
+		if (!row || (value && !row->takes_value))
+			return unknown_option(argv[i]);
+		if (!row->apply) {
+			fputs(help_text, stdout);
+			return 1;
+		}
+		if (row->takes_value && !value) {
+			if (i + 1 == argc) {
+				msg_error("%s: needs a value; see trapeze run --help", row->name);
+				return -EINVAL;
+			}
+			value = argv[++i];
+		}
+		if (row->list && !strcmp(value, "help")) {
+			for (const char *const *name = row->list(); *name; name++)
+				puts(*name);
+			return 1;
+		}
+		err = row->apply(config, value);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+int cmd_run(int argc, char **argv)
+{
+	struct machine_config config = {
+		.append = "",
+		.memory = UINT64_C(512) << 20,
+		.cpus = 1,
+		.cpu_model = "host",
+		.accel = "auto",
+		.serial = SERIAL_STDIO,
+	};
+	int done = parse_options(&config, argc, argv);
+
+	if (done > 0) {
+		if (fflush(stdout) == 0)
+			return EXIT_SUCCESS;
+		msg_error("cannot write to standard output: %s", strerror(errno));
+		return EXIT_FAILURE;
+	}
+	if (done < 0)
+		return EXIT_FAILURE;
+	if (!config.kernel) {
+		msg_error("run: no --kernel given; see trapeze run --help");
+		return EXIT_FAILURE;
+	}
+	return machine_run(&config);
+}

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "machine/console.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "machine/message.h"
+
+#define CTRL_A 0x01
+
+static const char help_text[] = "\r\nCtrl-A h    this help\r\n"
+				"Ctrl-A x    end the virtual machine\r\n"
+				"Ctrl-A Ctrl-A    send Ctrl-A to the guest\r\n";
+
+/* All of it, to a blocking descriptor. -errno when it cannot be written. */
+static int write_all(int fd, const uint8_t *data, size_t len)
+{
+	while (len) {
+		ssize_t n = write(fd, data, len);
+
+		if (n < 0) {
+			if (errno == EINTR)
+				continue;
+			if (errno == EAGAIN) { /* somebody made our stdout non-blocking */
+				usleep(1000);
+				continue;
+			}
+			return -errno;
+		}
+		data += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+static void console_write(struct chardev *dev, const uint8_t *data, unsigned len)
+{
+	struct console *console = (struct console *)dev;
+	int err;
+
+	if (console->out_fd < 0 || atomic_load(&console->broken))
+		return;
+	err = write_all(console->out_fd, data, len);
+	if (err && !atomic_exchange(&console->broken, true)) {
+		msg_error("cannot write the guest's console to %s: %s", console->out_name, strerror(-err));
+		console->failed(console->ctx);
+	}
+}
+
+static void console_room(struct chardev *dev)
+{
+	struct console *console = (struct console *)dev;
+
+	console->wake(console->ctx);
+}
+
+int console_open(struct console *console, enum serial_kind kind, const char *path, void (*wake)(void *ctx),
+		 void (*failed)(void *ctx), void *ctx)
+{
+	memset(console, 0, sizeof(*console));
+	console->dev.write = console_write;
+	console->dev.room = console_room;
+	console->wake = wake;
+	console->failed = failed;
+	console->ctx = ctx;
+	console->in_fd = console->out_fd = -1;
+	switch (kind) {
+	case SERIAL_STDIO:
+		console->in_fd = STDIN_FILENO;
+		console->out_fd = STDOUT_FILENO;
+		console->out_name = "standard output";
+		console->in_is_terminal = isatty(STDIN_FILENO);
+		break;
+	case SERIAL_FILE:
+		console->out_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+		console->out_name = path;
+		if (console->out_fd < 0) {
+			int err = errno;
+
+			msg_error("--serial file:%s: %s", path, strerror(err));
+			return -err;
+		}
+		break;
+	case SERIAL_NONE: break;
+	}
+	return 0;
+}
+
+void console_close(struct console *console)
+{
+	if (console->out_fd > STDERR_FILENO)
+		close(console->out_fd);
+	console->out_fd = console->in_fd = -1;
+}
+
+bool console_wants_input(const struct console *console)
+{
+	/* A terminal is always read, so that Ctrl-A x works when the guest takes no input; a pipe waits. */
+	return console->in_fd >= 0 && (console->in_is_terminal || console->queued < CONSOLE_QUEUE);
+}
+
+static void queue_byte(struct console *console, uint8_t byte)
+{
+	if (console->queued < CONSOLE_QUEUE)
+		console->queue[console->queued++] = byte;
+}
+
+/* One typed byte. True: it was the second half of Ctrl-A x. */
+static bool take_byte(struct console *console, uint8_t byte)
+{
+	if (!console->escape) {
+		if (byte == CTRL_A)
+			console->escape = true;
+		else
+			queue_byte(console, byte);
+		return false;
+	}
+	console->escape = false;
+	switch (byte) {
+	case 'x':
+	case 'X': return true;
+	case 'h':
+	case 'H':
+	case '?': write_all(STDERR_FILENO, (const uint8_t *)help_text, sizeof(help_text) - 1); return false;
+	case CTRL_A: queue_byte(console, CTRL_A); return false;
+	default: return false;
+	}
+}
+
+enum console_key console_read(struct console *console)
+{
+	uint8_t buffer[256];
+	size_t want = sizeof(buffer);
+	ssize_t n;
+
+	if (!console->in_is_terminal && want > CONSOLE_QUEUE - console->queued)
+		want = CONSOLE_QUEUE - console->queued;
+	n = read(console->in_fd, buffer, want);
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+		return CONSOLE_NONE;
+	if (n <= 0) { /* end of input, or a terminal that went away: the guest runs on without */
+		console->in_fd = -1;
+		return CONSOLE_NONE;
+	}
+	for (ssize_t i = 0; i < n; i++)
+		if (take_byte(console, buffer[i]))
+			return CONSOLE_QUIT;
+	console_push(console);
+	return CONSOLE_NONE;
+}
+
+void console_push(struct console *console)
+{
+	unsigned take;
+
+	if (!console->queued || !console->dev.can_receive)
+		return;
+	take = console->dev.can_receive(console->dev.ctx);
+	if (take > console->queued)
+		take = console->queued;
+	if (!take)
+		return;
+	console->dev.receive(console->dev.ctx, console->queue, take);
+	console->queued -= take;
+	memmove(console->queue, console->queue + take, console->queued);
+}
+
+void console_detach(struct console *console)
+{
+	console->dev.can_receive = NULL;
+	console->dev.receive = NULL;
+	console->dev.ctx = NULL;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The back end of COM1: standard input and output with the Ctrl-A keys, or a file.
+ */
+#ifndef VMM_MACHINE_CONSOLE_H
+#define VMM_MACHINE_CONSOLE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "machine/board.h"
+#include "machine/machine.h"
+
+#define CONSOLE_QUEUE 4096
+
+struct console {
+	struct chardev dev; /* first: the device sees this */
+	int in_fd;	    /* -1: no input */
+	int out_fd;	    /* -1: output vanishes */
+	const char *out_name;
+	bool escape;	    /* Ctrl-A was typed */
+	bool in_is_terminal;
+	uint8_t queue[CONSOLE_QUEUE]; /* typed, not yet taken by the guest */
+	unsigned queued;
+	void (*wake)(void *ctx);   /* room appeared: make the main loop call console_push */
+	void (*failed)(void *ctx); /* output cannot be written; the message has been given */
+	void *ctx;
+	_Atomic bool broken;
+};
+
+/* What the user asked for with Ctrl-A. */
+enum console_key { CONSOLE_NONE, CONSOLE_QUIT };
+
+/* 0, or -errno with a message. wake/failed may be called from any thread. Thread: main, as all below. */
+int console_open(struct console *console, enum serial_kind kind, const char *path, void (*wake)(void *ctx),
+		 void (*failed)(void *ctx), void *ctx);
+void console_close(struct console *console);
+
+/* Does the console want its input polled? */
+bool console_wants_input(const struct console *console);
+/* in_fd is readable: take it. */
+enum console_key console_read(struct console *console);
+/* Hand queued input to the device as far as it takes it. */
+void console_push(struct console *console);
+/* The machine was taken down: forget its device. */
+void console_detach(struct console *console);
+
+#endif

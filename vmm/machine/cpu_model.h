@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * --cpu MODEL[,+feature|-feature|name=value…] to the CPUID table of each vCPU. `host` and `max` offer
+ * all that the accelerator does; the named models are QEMU's (cpu_models.def), cut down to what the
+ * accelerator offers; a feature asked for by name that it does not offer is refused by name.
+ */
+#ifndef VMM_MACHINE_CPU_MODEL_H
+#define VMM_MACHINE_CPU_MODEL_H
+
+#include <linux/kvm.h>
+
+#include "machine/accel.h"
+
+#define CPU_MODEL_ENTRIES 160
+
+struct cpu_model {
+	unsigned count;
+	struct kvm_cpuid_entry2 entry[CPU_MODEL_ENTRIES];
+};
+
+/* 0, or -EINVAL with a message on stderr that names the word at fault. */
+int cpu_model_create(const struct accel *accel, const char *spec, struct cpu_model *model);
+
+/*
+ * The table for vCPU `id` of `cpus`: topology (one package, a core each) put in.
+ * `table` must have room for CPU_MODEL_ENTRIES entries.
+ */
+void cpu_model_for_vcpu(const struct cpu_model *model, unsigned id, unsigned cpus, struct kvm_cpuid2 *table);
+
+/* Does the model offer this feature (a name of cpu_features.def)? */
+bool cpu_model_has(const struct cpu_model *model, const char *feature);
+
+/* Model names, NULL-terminated, for --cpu help. */
+const char *const *cpu_model_names(void);
+
+#endif

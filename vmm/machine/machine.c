@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "machine/machine.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "boot/boot.h"
+#include "machine/accel.h"
+#include "machine/board.h"
+#include "machine/console.h"
+#include "machine/cpu_model.h"
+#include "machine/image.h"
+#include "machine/message.h"
+#include "machine/ram.h"
+#include "machine/terminal.h"
+#include "machine/vcpu.h"
+
+/* Intel wants three pages for a real-mode TSS and one for an identity map, outside RAM (KVM API 4.36, 4.56). */
+#define KVM_IDENTITY_MAP_GPA UINT64_C(0xfffbc000)
+#define KVM_TSS_GPA UINT64_C(0xfffbd000)
+
+/* How a run of the machine ended. */
+enum machine_end {
+	END_NONE,
+	END_POWEROFF,
+	END_RESET,
+	END_STATUS, /* isa-debug-exit */
+	END_PANICKED,
+	END_FAILED, /* said on stderr already */
+	END_QUIT,
+	END_SIGNAL,
+};
+
+struct machine {
+	const struct machine_config *config;
+	struct accel accel;
+	struct cpu_model cpu_model;
+	struct image kernel, initrd;
+	struct console console;
+	int event_fd;  /* wakes the main loop */
+	int signal_fd; /* SIGINT, SIGTERM … */
+
+	/* Of one power-on; a reset makes them anew. */
+	struct guest_ram ram;
+	struct board *board;
+	struct vcpu_host host;
+	struct vcpu *vcpu;
+	unsigned vcpu_count; /* created */
+
+	pthread_mutex_t lock; /* end, status */
+	enum machine_end end;
+	int status;
+};
+
+/* --- requests to end; thread: any --- */
+
+static void wake_main(void *ctx)
+{
+	struct machine *m = ctx;
+	uint64_t one = 1;
+	ssize_t n = write(m->event_fd, &one, sizeof(one));
+
+	(void)n; /* a full counter wakes as well */
+}
+
+/* The first request wins, and no vCPU enters the guest again. */
+static void end_machine(struct machine *m, enum machine_end end, int status)
+{
+	pthread_mutex_lock(&m->lock);
+	if (m->end == END_NONE) {
+		m->end = end;
+		m->status = status;
+	}
+	pthread_mutex_unlock(&m->lock);
+	atomic_store(&m->host.stop, true);
+	wake_main(m);
+}
+
+static void control_request(void *ctx, enum machine_request what, int status)
+{
+	static const enum machine_end ends[] = {
+		[MACHINE_POWEROFF] = END_POWEROFF,
+		[MACHINE_RESET] = END_RESET,
+		[MACHINE_EXIT] = END_STATUS,
+		[MACHINE_PANICKED] = END_PANICKED,
+	};
+
+	end_machine(ctx, ends[what], status);
+}
+
+static void vcpu_failed(void *ctx)
+{
+	end_machine(ctx, END_FAILED, EXIT_FAILURE);
+}
+
+static void console_failed(void *ctx)
+{
+	end_machine(ctx, END_FAILED, EXIT_FAILURE);
+}
+
+/* --- building --- */
+
+static int vm_ioctl(struct machine *m, unsigned long request, uintptr_t arg, const char *what)
+{
+	if (m->accel.ioctl(m->host.vm_fd, request, arg) >= 0)
+		return 0;
+	msg_error("the accelerator %s cannot %s: %s", m->accel.name, what, strerror(errno));
+	return -EIO;
+}
+
+static void set_gsi(void *ctx, unsigned gsi, bool level)
+{
+	struct machine *m = ctx;
+	struct kvm_irq_level line = { .irq = gsi, .level = level };
+
+	m->accel.ioctl(m->host.vm_fd, KVM_IRQ_LINE, (uintptr_t)&line);
+}
+
+static int add_slot(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t size, uint8_t *hva)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = slot,
+		.guest_phys_addr = gpa,
+		.memory_size = size,
+		.userspace_addr = (uintptr_t)hva,
+	};
+
+	if (!size)
+		return 0;
+	return vm_ioctl(m, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&region, "map guest memory");
+}
+
+static int create_vm(struct machine *m)
+{
+	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
+	uint64_t identity = KVM_IDENTITY_MAP_GPA;
+	int err;
+
+	m->host.vm_fd = m->accel.ioctl(m->accel.system_fd, KVM_CREATE_VM, 0);
+	if (m->host.vm_fd < 0) {
+		msg_error("the accelerator %s cannot create a VM: %s", m->accel.name, strerror(errno));
+		return -errno;
+	}
+	err = vm_ioctl(m, KVM_SET_IDENTITY_MAP_ADDR, (uintptr_t)&identity, "place its identity map");
+	if (!err)
+		err = vm_ioctl(m, KVM_SET_TSS_ADDR, KVM_TSS_GPA, "place its TSS");
+	if (!err)
+		err = vm_ioctl(m, KVM_CREATE_IRQCHIP, 0, "create the interrupt controllers");
+	if (!err)
+		err = vm_ioctl(m, KVM_CREATE_PIT2, (uintptr_t)&pit, "create the timer");
+	if (!err)
+		err = add_slot(m, 0, 0, m->ram.below_size, m->ram.base);
+	if (!err)
+		err = add_slot(m, 1, RAM_ABOVE_4G, m->ram.above_size, m->ram.base + m->ram.below_size);
+	return err;
+}
+
+static int create_board(struct machine *m)
+{
+	const struct machine_config *c = m->config;
+	struct board_config board = {
+		.ram = &m->ram,
+		.cpus = c->cpus,
+		.gsi = { .set = set_gsi, .ctx = m },
+		.control = { .request = control_request, .ctx = m },
+		.serial = c->serial == SERIAL_NONE ? NULL : &m->console.dev,
+		.devices = c->devices,
+		.kernel = m->kernel.data,
+		.kernel_size = m->kernel.size,
+		.initrd = m->initrd.data,
+		.initrd_size = m->initrd.size,
+		.cmdline = c->append,
+	};
+	int err = board_create(&board, &m->board);
+
+	if (!err)
+		m->host.bus = board_bus(m->board);
+	return err;
+}
+
+static int load_image(struct machine *m, struct boot_entry *entry)
+{
+	struct boot_request request = {
+		.kernel_name = m->config->kernel,
+		.kernel = m->kernel.data,
+		.kernel_size = m->kernel.size,
+		.initrd = m->initrd.data,
+		.initrd_size = m->initrd.size,
+		.append = m->config->append,
+		.ram = &m->ram,
+		.rsdp = board_rsdp(m->board),
+	};
+	char error[256] = "";
+	int err;
+
+	request.e820_count = board_e820(m->board, request.e820);
+	err = boot_load(&request, entry, error, sizeof(error));
+	if (err)
+		msg_error("%s", error);
+	return err;
+}
+
+static int create_vcpus(struct machine *m)
+{
+	int err = 0;
+
+	m->vcpu = calloc(m->config->cpus, sizeof(*m->vcpu));
+	if (!m->vcpu)
+		return -ENOMEM;
+	for (unsigned i = 0; i < m->config->cpus && !err; i++) {
+		err = vcpu_create(&m->host, &m->vcpu[i], i, m->config->cpus, &m->cpu_model);
+		if (!err)
+			m->vcpu_count++;
+	}
+	return err;
+}
+
+/* From power-on to the point where vCPUs may start. 0, or -errno with a message given. */
+static int power_on(struct machine *m)
+{
+	struct boot_entry entry;
+	int err = ram_create(&m->ram, m->config->memory);
+
+	if (err) {
+		msg_error("--memory: cannot get %llu MiB: %s", (unsigned long long)m->config->memory >> 20, strerror(-err));
+		return err;
+	}
+	err = create_vm(m);
+	if (!err)
+		err = create_board(m);
+	if (!err) {
+		board_reset(m->board);
+		err = load_image(m, &entry);
+	}
+	if (!err)
+		err = create_vcpus(m);
+	if (!err)
+		err = vcpu_set_entry(&m->vcpu[0], &entry);
+	return err;
+}
+
+static void stop_vcpus(struct machine *m)
+{
+	atomic_store(&m->host.stop, true);
+	for (unsigned i = 0; i < m->vcpu_count; i++)
+		vcpu_join(&m->vcpu[i]);
+}
+
+/* Undo power_on(), however far it got. vCPU threads have ended. */
+static void power_off(struct machine *m)
+{
+	for (unsigned i = m->vcpu_count; i-- > 0;)
+		vcpu_destroy(&m->vcpu[i]);
+	free(m->vcpu);
+	m->vcpu = NULL;
+	m->vcpu_count = 0;
+	console_detach(&m->console);
+	if (m->board)
+		board_destroy(m->board);
+	m->board = NULL;
+	if (m->host.vm_fd >= 0)
+		m->accel.close(m->host.vm_fd);
+	m->host.vm_fd = -1;
+	if (m->ram.base)
+		ram_destroy(&m->ram);
+	memset(&m->ram, 0, sizeof(m->ram));
+}
+
+/* --- running --- */
+
+static void take_signal(struct machine *m)
+{
+	struct signalfd_siginfo info;
+
+	if (read(m->signal_fd, &info, sizeof(info)) != sizeof(info))
+		return;
+	if (info.ssi_signo == SIGTSTP) {
+		terminal_suspend();
+		return;
+	}
+	msg_error("ended by %s", strsignal((int)info.ssi_signo));
+	end_machine(m, END_SIGNAL, 128 + (int)info.ssi_signo);
+}
+
+static void main_loop(struct machine *m)
+{
+	while (!atomic_load(&m->host.stop)) {
+		struct pollfd fds[3] = {
+			{ .fd = m->event_fd, .events = POLLIN },
+			{ .fd = m->signal_fd, .events = POLLIN },
+			{ .fd = console_wants_input(&m->console) ? m->console.in_fd : -1, .events = POLLIN },
+		};
+		uint64_t count;
+
+		if (poll(fds, 3, -1) < 0)
+			continue; /* EINTR */
+		if (fds[0].revents & POLLIN && read(m->event_fd, &count, sizeof(count)) > 0)
+			console_push(&m->console);
+		if (fds[1].revents & POLLIN)
+			take_signal(m);
+		if (fds[2].revents && console_read(&m->console) == CONSOLE_QUIT)
+			end_machine(m, END_QUIT, EXIT_SUCCESS);
+	}
+}
+
+/* One power-on to its end. */
+static void run_once(struct machine *m)
+{
+	int err = power_on(m);
+
+	for (unsigned i = 0; i < m->vcpu_count && !err; i++)
+		err = vcpu_start(&m->vcpu[i]);
+	if (err)
+		end_machine(m, END_FAILED, EXIT_FAILURE);
+	else
+		main_loop(m);
+	stop_vcpus(m);
+	if (m->config->stats)
+		for (unsigned i = 0; i < m->vcpu_count; i++)
+			vcpu_print_stats(&m->vcpu[i]);
+	power_off(m);
+}
+
+/* The program's exit status; or -1: power on again. */
+static int end_status(struct machine *m)
+{
+	switch (m->end) {
+	case END_RESET:
+		if (!m->config->no_reboot)
+			return -1;
+		return EXIT_SUCCESS;
+	case END_PANICKED: msg_error("the guest reported a panic"); return EXIT_FAILURE;
+	case END_POWEROFF:
+	case END_QUIT: return EXIT_SUCCESS;
+	default: return m->status;
+	}
+}
+
+static int setup_events(struct machine *m)
+{
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP };
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+		sigaddset(&set, signals[i]);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error of write() */
+	vcpu_setup_signals();
+	m->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	m->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (m->signal_fd >= 0 && m->event_fd >= 0)
+		return 0;
+	msg_error("cannot set up events: %s", strerror(errno));
+	return -errno;
+}
+
+static int machine_open(struct machine *m)
+{
+	const struct machine_config *c = m->config;
+	int err = image_open(&m->kernel, "kernel", c->kernel);
+
+	if (!err && c->initrd)
+		err = image_open(&m->initrd, "initrd", c->initrd);
+	if (!err)
+		err = accel_open(c->accel, &m->accel);
+	if (!err)
+		err = cpu_model_create(&m->accel, c->cpu_model, &m->cpu_model);
+	if (!err)
+		err = setup_events(m);
+	if (!err)
+		err = console_open(&m->console, c->serial, c->serial_path, wake_main, console_failed, m);
+	return err;
+}
+
+static void machine_close(struct machine *m)
+{
+	console_close(&m->console);
+	if (m->event_fd >= 0)
+		close(m->event_fd);
+	if (m->signal_fd >= 0)
+		close(m->signal_fd);
+	accel_close(&m->accel);
+	image_close(&m->kernel);
+	image_close(&m->initrd);
+	pthread_mutex_destroy(&m->lock);
+}
+
+int machine_run(const struct machine_config *config)
+{
+	struct machine m = { .config = config, .event_fd = -1, .signal_fd = -1 };
+	int status;
+
+	m.accel.system_fd = -1;
+	m.host.vm_fd = -1;
+	m.console.in_fd = m.console.out_fd = -1;
+	pthread_mutex_init(&m.lock, NULL);
+	if (machine_open(&m) < 0) {
+		machine_close(&m);
+		return EXIT_FAILURE;
+	}
+	m.host.accel = &m.accel;
+	m.host.failed = vcpu_failed;
+	m.host.ctx = &m;
+	if (config->serial == SERIAL_STDIO)
+		terminal_raw();
+	do {
+		m.end = END_NONE;
+		atomic_store(&m.host.stop, false);
+		run_once(&m);
+		status = end_status(&m);
+	} while (status < 0);
+	terminal_restore();
+	machine_close(&m);
+	return status;
+}

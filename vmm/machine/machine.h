@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A machine: accelerator, RAM, board, vCPUs and a boot image, put together and run to its end.
+ */
+#ifndef VMM_MACHINE_MACHINE_H
+#define VMM_MACHINE_MACHINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define MACHINE_CPUS_MAX 64
+#define MACHINE_DEVICES_MAX 32
+#define MACHINE_MEMORY_MIN (UINT64_C(1) << 20)
+
+enum serial_kind { SERIAL_STDIO, SERIAL_FILE, SERIAL_NONE };
+
+struct machine_config {
+	const char *kernel; /* paths */
+	const char *initrd; /* or NULL */
+	const char *append;
+	uint64_t memory; /* bytes */
+	unsigned cpus;
+	const char *cpu_model;
+	const char *accel;
+	enum serial_kind serial;
+	const char *serial_path;
+	const char *devices[MACHINE_DEVICES_MAX + 1]; /* NULL-terminated */
+	bool no_reboot;
+	bool stats;
+};
+
+/*
+ * Run until the guest powers off, exits through a device, fails, or the user ends it. Returns the
+ * program's exit status; everything that went wrong has been said on stderr. Thread: main.
+ */
+int machine_run(const struct machine_config *config);
+
+#endif

@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "machine/vcpu.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "machine/message.h"
+#include "trapeze/trapeze.h"
+
+#define VCPU_KICK_SIGNAL SIGUSR1
+
+static int vcpu_ioctl(const struct vcpu *vcpu, unsigned long request, const void *arg)
+{
+	return vcpu->host->accel->ioctl(vcpu->fd, request, (uintptr_t)arg);
+}
+
+static void kick_handler(int signal)
+{
+	(void)signal; /* its arrival is enough: KVM_RUN returns EINTR */
+}
+
+void vcpu_setup_signals(void)
+{
+	struct sigaction action = { .sa_handler = kick_handler };
+
+	sigaction(VCPU_KICK_SIGNAL, &action, NULL);
+}
+
+static int set_cpuid(struct vcpu *vcpu, unsigned cpus, const struct cpu_model *model)
+{
+	struct kvm_cpuid2 *table = calloc(1, sizeof(*table) + sizeof(model->entry));
+	int err = 0;
+
+	if (!table)
+		return -ENOMEM;
+	cpu_model_for_vcpu(model, vcpu->id, cpus, table);
+	if (vcpu_ioctl(vcpu, KVM_SET_CPUID2, table) < 0) {
+		err = -errno;
+		msg_error("the accelerator refuses the CPU model: %s", strerror(errno));
+	}
+	free(table);
+	return err;
+}
+
+int vcpu_create(struct vcpu_host *host, struct vcpu *vcpu, unsigned id, unsigned cpus, const struct cpu_model *model)
+{
+	const struct accel *accel = host->accel;
+	int size = accel->ioctl(accel->system_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	int err;
+
+	memset(vcpu, 0, sizeof(*vcpu));
+	vcpu->host = host;
+	vcpu->id = id;
+	vcpu->fd = accel->ioctl(host->vm_fd, KVM_CREATE_VCPU, id);
+	if (vcpu->fd < 0 || size < (int)sizeof(struct kvm_run)) {
+		err = errno ? -errno : -EINVAL;
+		msg_error("cannot create vCPU %u: %s", id, strerror(-err));
+		return err;
+	}
+	vcpu->run_size = (size_t)size;
+	vcpu->run = mmap(NULL, vcpu->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+	if (vcpu->run == MAP_FAILED) {
+		err = -errno;
+		msg_error("cannot map the state of vCPU %u: %s", id, strerror(errno));
+		vcpu->run = NULL;
+	} else {
+		err = set_cpuid(vcpu, cpus, model);
+	}
+	if (err)
+		vcpu_destroy(vcpu);
+	return err;
+}
+
+void vcpu_destroy(struct vcpu *vcpu)
+{
+	if (vcpu->run)
+		munmap(vcpu->run, vcpu->run_size);
+	if (vcpu->fd > 0)
+		vcpu->host->accel->close(vcpu->fd);
+	vcpu->run = NULL;
+	vcpu->fd = -1;
+}
+
+static struct kvm_segment flat_segment(uint16_t selector, bool code, bool long_mode)
+{
+	return (struct kvm_segment){
+		.base = 0,
+		.limit = 0xffffffff,
+		.selector = selector,
+		.type = code ? 11 : 3, /* accessed; readable code, writable data */
+		.present = 1,
+		.s = 1,
+		.l = code && long_mode,
+		.db = !(code && long_mode),
+		.g = 1,
+	};
+}
+
+/* Control registers and segments of the boot protocol's start state. */
+static void entry_sregs(struct kvm_sregs *s, const struct boot_entry *entry)
+{
+	bool long_mode = entry->mode == BOOT_LONG64;
+	struct kvm_segment data = flat_segment(entry->ds, false, false);
+
+	s->cs = flat_segment(entry->cs, true, long_mode);
+	s->ds = s->es = s->fs = s->gs = s->ss = data;
+	s->tr = (struct kvm_segment){ .limit = 0x67, .type = 11, .present = 1 };
+	s->ldt = (struct kvm_segment){ .type = 2, .limit = 0xffff, .present = 1 };
+	s->gdt.base = entry->gdt;
+	s->gdt.limit = entry->gdt_limit;
+	s->idt.base = 0;
+	s->idt.limit = 0;
+	s->cr0 = 0x11; /* PE, ET */
+	s->cr3 = s->cr4 = s->efer = 0;
+	if (long_mode) {
+		s->cr0 |= UINT64_C(0x80000000);
+		s->cr3 = entry->cr3;
+		s->cr4 = 0x20;	 /* PAE */
+		s->efer = 0x500; /* LME, LMA */
+	}
+}
+
+int vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry)
+{
+	struct kvm_sregs sregs;
+	struct kvm_regs regs = {
+		.rax = entry->rax,
+		.rbx = entry->rbx,
+		.rsi = entry->rsi,
+		.rsp = entry->rsp,
+		.rip = entry->rip,
+		.rflags = 2,
+	};
+
+	if (vcpu_ioctl(vcpu, KVM_GET_SREGS, &sregs) == 0) {
+		entry_sregs(&sregs, entry);
+		if (vcpu_ioctl(vcpu, KVM_SET_SREGS, &sregs) == 0 && vcpu_ioctl(vcpu, KVM_SET_REGS, &regs) == 0)
+			return 0;
+	}
+	msg_error("cannot set the start state of the vCPU: %s%s", strerror(errno),
+		  entry->mode == BOOT_LONG64 ? " (does the CPU model have long mode?)" : "");
+	return -EINVAL;
+}
+
+/* --- exits --- */
+
+enum vcpu_next { VCPU_CONTINUE, VCPU_STOP };
+
+static enum vcpu_next vcpu_fail(struct vcpu *vcpu)
+{
+	vcpu_dump(vcpu);
+	vcpu->host->failed(vcpu->host->ctx);
+	return VCPU_STOP;
+}
+
+static enum vcpu_next exit_io(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+
+	for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
+		if (run->io.direction == KVM_EXIT_IO_OUT)
+			bus_write(vcpu->host->bus, BUS_PIO, run->io.port, data, run->io.size);
+		else
+			bus_read(vcpu->host->bus, BUS_PIO, run->io.port, data, run->io.size);
+	}
+	return VCPU_CONTINUE;
+}
+
+static enum vcpu_next exit_mmio(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+
+	if (run->mmio.is_write)
+		bus_write(vcpu->host->bus, BUS_MMIO, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
+	else
+		bus_read(vcpu->host->bus, BUS_MMIO, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
+	return VCPU_CONTINUE;
+}
+
+static enum vcpu_next exit_shutdown(struct vcpu *vcpu)
+{
+	msg_error("vCPU %u: triple fault", vcpu->id);
+	return vcpu_fail(vcpu);
+}
+
+static enum vcpu_next exit_internal_error(struct vcpu *vcpu)
+{
+	const char *text = vcpu->host->accel->software ? tz_vcpu_error(vcpu->fd) : "";
+
+	msg_error("vCPU %u: the accelerator %s gave up: %s (KVM internal error %u)", vcpu->id, vcpu->host->accel->name,
+		  *text ? text : "no further information", vcpu->run->internal.suberror);
+	return vcpu_fail(vcpu);
+}
+
+static enum vcpu_next exit_fail_entry(struct vcpu *vcpu)
+{
+	msg_error("vCPU %u: VM entry failed, hardware reason 0x%llx", vcpu->id,
+		  vcpu->run->fail_entry.hardware_entry_failure_reason);
+	return vcpu_fail(vcpu);
+}
+
+static enum vcpu_next exit_nothing(struct vcpu *vcpu)
+{
+	(void)vcpu;
+	return VCPU_CONTINUE;
+}
+
+struct exit_row {
+	const char *name;
+	enum vcpu_next (*handle)(struct vcpu *vcpu);
+};
+
+/* By KVM_EXIT_*. A reason without a row cannot come with the capabilities this monitor enables. */
+static const struct exit_row exit_rows[VCPU_EXIT_REASONS] = {
+	[KVM_EXIT_IO] = { "io", exit_io },
+	[KVM_EXIT_MMIO] = { "mmio", exit_mmio },
+	[KVM_EXIT_HLT] = { "hlt", exit_nothing },
+	[KVM_EXIT_IRQ_WINDOW_OPEN] = { "irq_window", exit_nothing },
+	[KVM_EXIT_INTR] = { "signal", exit_nothing },
+	[KVM_EXIT_SHUTDOWN] = { "shutdown", exit_shutdown },
+	[KVM_EXIT_FAIL_ENTRY] = { "fail_entry", exit_fail_entry },
+	[KVM_EXIT_INTERNAL_ERROR] = { "internal_error", exit_internal_error },
+};
+
+static enum vcpu_next handle_exit(struct vcpu *vcpu)
+{
+	uint32_t reason = vcpu->run->exit_reason;
+
+	if (reason < VCPU_EXIT_REASONS) {
+		vcpu->exits[reason]++;
+		if (exit_rows[reason].handle)
+			return exit_rows[reason].handle(vcpu);
+	}
+	msg_error("vCPU %u: exit reason %u, which this monitor does not know", vcpu->id, reason);
+	return vcpu_fail(vcpu);
+}
+
+static void *vcpu_thread(void *arg)
+{
+	struct vcpu *vcpu = arg;
+	struct vcpu_host *host = vcpu->host;
+	char name[16];
+
+	snprintf(name, sizeof(name), "vcpu-%u", vcpu->id);
+	pthread_setname_np(pthread_self(), name);
+	while (!atomic_load(&host->stop)) {
+		if (host->accel->ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
+			if (errno == EINTR || errno == EAGAIN)
+				continue;
+			msg_error("vCPU %u: KVM_RUN: %s", vcpu->id, strerror(errno));
+			vcpu_fail(vcpu);
+			break;
+		}
+		if (handle_exit(vcpu) == VCPU_STOP)
+			break;
+	}
+	return NULL;
+}
+
+int vcpu_start(struct vcpu *vcpu)
+{
+	sigset_t kick, old;
+	int err;
+
+	/* The thread takes the kick and leaves every other signal to the main thread. */
+	sigfillset(&kick);
+	sigdelset(&kick, VCPU_KICK_SIGNAL);
+	sigdelset(&kick, SIGSEGV);
+	sigdelset(&kick, SIGBUS);
+	sigdelset(&kick, SIGFPE);
+	sigdelset(&kick, SIGILL);
+	sigdelset(&kick, SIGABRT);
+	pthread_sigmask(SIG_SETMASK, &kick, &old);
+	err = pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (err) {
+		msg_error("cannot start vCPU %u: %s", vcpu->id, strerror(err));
+		return -err;
+	}
+	vcpu->started = true;
+	return 0;
+}
+
+void vcpu_join(struct vcpu *vcpu)
+{
+	if (!vcpu->started)
+		return;
+	/* immediate_exit closes the window between the stop test and KVM_RUN. */
+	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
+	pthread_join(vcpu->thread, NULL);
+	vcpu->started = false;
+}
+
+/* --- reports --- */
+
+static void dump_segment(const char *name, const struct kvm_segment *s)
+{
+	fprintf(stderr, "%-4s %04x base %016llx limit %08x type %x s %u dpl %u p %u db %u l %u g %u\n", name,
+		s->selector, s->base, s->limit, s->type, s->s, s->dpl, s->present, s->db, s->l, s->g);
+}
+
+void vcpu_dump(struct vcpu *vcpu)
+{
+	struct kvm_regs r;
+	struct kvm_sregs s;
+
+	if (vcpu_ioctl(vcpu, KVM_GET_REGS, &r) < 0 || vcpu_ioctl(vcpu, KVM_GET_SREGS, &s) < 0)
+		return;
+	flockfile(stderr);
+	fprintf(stderr, "vCPU %u state:\n", vcpu->id);
+	fprintf(stderr, "rip  %016llx rflags %08llx\n", r.rip, r.rflags);
+	fprintf(stderr, "rax  %016llx rbx %016llx rcx %016llx rdx %016llx\n", r.rax, r.rbx, r.rcx, r.rdx);
+	fprintf(stderr, "rsi  %016llx rdi %016llx rbp %016llx rsp %016llx\n", r.rsi, r.rdi, r.rbp, r.rsp);
+	fprintf(stderr, "r8   %016llx r9  %016llx r10 %016llx r11 %016llx\n", r.r8, r.r9, r.r10, r.r11);
+	fprintf(stderr, "r12  %016llx r13 %016llx r14 %016llx r15 %016llx\n", r.r12, r.r13, r.r14, r.r15);
+	dump_segment("cs", &s.cs);
+	dump_segment("ss", &s.ss);
+	dump_segment("ds", &s.ds);
+	dump_segment("es", &s.es);
+	dump_segment("fs", &s.fs);
+	dump_segment("gs", &s.gs);
+	dump_segment("tr", &s.tr);
+	dump_segment("ldtr", &s.ldt);
+	fprintf(stderr, "gdtr base %016llx limit %04x  idtr base %016llx limit %04x\n", s.gdt.base, s.gdt.limit,
+		s.idt.base, s.idt.limit);
+	fprintf(stderr, "cr0  %08llx cr2 %016llx cr3 %016llx cr4 %08llx cr8 %llx efer %llx\n", s.cr0, s.cr2, s.cr3,
+		s.cr4, s.cr8, s.efer);
+	funlockfile(stderr);
+}
+
+static void print_library_stats(const struct vcpu *vcpu)
+{
+	struct tz_stat stats[128];
+	int n = tz_vcpu_stats(vcpu->fd, stats, sizeof(stats) / sizeof(stats[0]));
+
+	for (int i = 0; i < n && i < (int)(sizeof(stats) / sizeof(stats[0])); i++) {
+		if (!strcmp(stats[i].unit, "ns"))
+			fprintf(stderr, "  %-28s %15.6f s\n", stats[i].name, (double)stats[i].value / 1e9);
+		else
+			fprintf(stderr, "  %-28s %15llu\n", stats[i].name, (unsigned long long)stats[i].value);
+	}
+}
+
+void vcpu_print_stats(const struct vcpu *vcpu)
+{
+	fprintf(stderr, "vCPU %u (%s):\n", vcpu->id, vcpu->host->accel->name);
+	for (unsigned i = 0; i < VCPU_EXIT_REASONS; i++)
+		if (vcpu->exits[i])
+			fprintf(stderr, "  exits to the monitor: %-6s %15llu\n", exit_rows[i].name ? exit_rows[i].name : "other",
+				(unsigned long long)vcpu->exits[i]);
+	if (vcpu->host->accel->software)
+		print_library_stats(vcpu);
+}
