@@ -153,7 +153,9 @@ struct x86_events {
 #define X86_XSAVE_AREA 4096 /* KVM_GET_XSAVE's struct; AVX-512 + PKRU ends at 2696 */
 struct x86_fpu {
 	_Alignas(64) uint8_t area[X86_XSAVE_AREA]; /* standard (non-compacted) XSAVE format, SDM 1 13.4 */
-	bool live; /* the guest's state is in the host's registers, area is stale */
+	bool live; /* the guest's state is in the host's registers, area is stale but for MXCSR's masks and FIP, FDP, FOP */
+	uint16_t host_fcw; /* what the host thread had before it was loaded: control bits are callee-saved (psABI 3.2.3) */
+	uint32_t host_mxcsr;
 };
 
 struct x86_msrs {

@@ -41,6 +41,22 @@ static inline void x86_fpu_put(struct x86_cpu *cpu)
 }
 
 /*
+ * For who works on fpu.area while the guest's state may be live: sync brings the area up to
+ * date, changed loads it back (only if live). Neither changes `live`.
+ */
+void x86_fpu_sync(struct x86_cpu *cpu);
+void x86_fpu_changed(struct x86_cpu *cpu);
+
+/* Forget what is live: the area, as of the last sync, is the truth again. */
+void x86_fpu_discard(struct x86_cpu *cpu);
+
+/* XGETBV(1): which components enabled in XCR0 are not in their initial state (SDM 1 13.6). */
+uint64_t x86_fpu_xinuse(struct x86_cpu *cpu);
+
+/* Bits of MXCSR that may be set (MXCSR_MASK, SDM 1 11.6.6). */
+uint32_t x86_fpu_mxcsr_mask(void);
+
+/*
  * KVM_GET/SET_XSAVE images (standard format, 4096 bytes) and the legacy
  * FXSAVE-like struct kvm_fpu is built on them by api/. Set returns -EINVAL for a
  * bad XSTATE_BV, MXCSR or header.
