@@ -31,11 +31,16 @@ struct mem_slot {
 	gpa_t base;    /* page aligned */
 	uint64_t size; /* bytes, page aligned, never 0 in a map */
 	uint8_t *hva;
-	_Atomic uint64_t *dirty; /* one bit a page, or NULL; owned by the slot across maps */
+	/*
+	 * One bit a page, or NULL; owned by the slot across maps. A page handed out by x86_host_write_ptr() is
+	 * marked before it is written: harvest the bits first, then pass vm_sync_vcpus(), then show them.
+	 */
+	_Atomic uint64_t *dirty;
 };
 
 struct mem_map {
 	size_t count;
+	_Atomic uint64_t *retired; /* a dropped slot's dirty log; the writer's alone, freed with the map */
 	struct mem_slot slot[]; /* sorted by base, no overlaps */
 };
 

@@ -30,14 +30,32 @@ struct x86_tlb_entry {
 	uintptr_t addend; /* HVA = GVA + addend */
 	uint64_t gpa;	  /* of the page; valid if any tag is */
 	bool global;
+	uint8_t page_shift; /* of the page it was taken from: 12, 21, 22, 30 */
+	uint8_t flags;	    /* X86_TLB_*: what paging allows, whatever the tags say; 0 in an empty entry */
+};
+
+#define X86_TLB_READ 1u
+#define X86_TLB_WRITE 2u /* D is set, the slot is writable */
+#define X86_TLB_LOG 4u	 /* the slot has a dirty log */
+
+/* One bit an entry. */
+#define X86_TLB_WORDS (X86_TLB_SIZE / 64)
+struct x86_tlb_set {
+	uint64_t w[X86_MMU_COUNT][X86_TLB_WORDS];
 };
 
 struct x86_tlb {
 	struct x86_tlb_entry e[X86_MMU_COUNT][X86_TLB_SIZE];
-	uint64_t large_lo, large_hi; /* GVA range that large pages were cached from: INVLPG inside it flushes all */
+	/* GVAs that large pages were cached from (first, last byte): INVLPG outside of it need not look at `large`. */
+	uint64_t large_lo, large_hi;
+	struct x86_tlb_set local, global; /* entries in use: disjoint, so that a flush touches only what was filled */
+	struct x86_tlb_set large;	  /* those of either that a large page gave */
 	/* Pages (by GPA, hashed) this vCPU has decoded code from: writes there take the slow path. */
 	uint64_t code_filter[1024];
-	/* The engine's hook, called after a write to such a page by this vCPU; may be NULL. */
+	/*
+	 * The engine's hook, called after a write to such a page by this vCPU (by x86_host_write_ptr(): just
+	 * before it); may be NULL.
+	 */
 	void (*code_written)(struct x86_cpu *cpu, gpa_t gpa, unsigned len);
 };
 

@@ -3,7 +3,7 @@
  * A vCPU for unit tests: struct x86_cpu with a RAM slot at GPA 0, a TLB, counters and platform ops
  * that record what they are asked and replay what the test told them. Header only.
  *
- *	struct fake *f = fake_create(4 << 20);	// real mode, CS:IP 0:FAKE_CODE
+ *	struct fake *f = fake_create(4 << 20);	// real mode, CS:IP at GPA FAKE_CODE
  *	fake_long_mode(f);			// flat 64-bit ring 0, identity-mapped
  *	assert_int_equal(FAKE_CATCH(f, x86_read8(&f->cpu, addr)), X86_UNWIND_EVENT);
  *	assert_int_equal(f->cpu.ev.exc_vector, X86_PF_EXC);

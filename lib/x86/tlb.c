@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Flushing costs what was filled since the last flush, not the size of the TLB: sets of bits say which
+ * entries are in use. A guest writes CR3 often and uses few pages in between.
+ */
+#include "x86/tlb.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/stats.h"
+
+static void entry_clear(struct x86_tlb_entry *e)
+{
+	e->tag_read = e->tag_write = e->tag_exec = X86_TLB_INVALID;
+	e->flags = 0;
+}
+
+int x86_tlb_create(struct x86_cpu *cpu)
+{
+	struct x86_tlb *tlb = calloc(1, sizeof(*tlb));
+
+	if (!tlb)
+		return -ENOMEM;
+	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
+		for (unsigned i = 0; i < X86_TLB_SIZE; i++)
+			entry_clear(&tlb->e[mmu][i]);
+	tlb->large_lo = UINT64_MAX;
+	cpu->tlb = tlb;
+	return 0;
+}
+
+void x86_tlb_destroy(struct x86_cpu *cpu)
+{
+	free(cpu->tlb);
+	cpu->tlb = NULL;
+}
+
+/* Empty every entry of `set`, and the set. */
+static void set_flush(struct x86_tlb *tlb, struct x86_tlb_set *set)
+{
+	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++) {
+		for (unsigned word = 0; word < X86_TLB_WORDS; word++) {
+			uint64_t bits = set->w[mmu][word];
+
+			if (likely(!bits))
+				continue;
+			set->w[mmu][word] = 0;
+			tlb->large.w[mmu][word] &= ~bits;
+			for (; bits; bits &= bits - 1)
+				entry_clear(&tlb->e[mmu][word * 64 + (unsigned)__builtin_ctzll(bits)]);
+		}
+	}
+}
+
+void x86_tlb_flush_nonglobal(struct x86_cpu *cpu)
+{
+	STAT_INC(cpu, TLB_FLUSHES);
+	set_flush(cpu->tlb, &cpu->tlb->local);
+}
+
+void x86_tlb_flush_all(struct x86_cpu *cpu)
+{
+	STAT_INC(cpu, TLB_FLUSHES);
+	set_flush(cpu->tlb, &cpu->tlb->local);
+	set_flush(cpu->tlb, &cpu->tlb->global);
+	cpu->tlb->large_lo = UINT64_MAX;
+	cpu->tlb->large_hi = 0;
+}
+
+static void entry_drop(struct x86_tlb *tlb, unsigned mmu, unsigned i)
+{
+	uint64_t bit = BIT64(i % 64);
+
+	entry_clear(&tlb->e[mmu][i]);
+	tlb->local.w[mmu][i / 64] &= ~bit;
+	tlb->global.w[mmu][i / 64] &= ~bit;
+	tlb->large.w[mmu][i / 64] &= ~bit;
+}
+
+/* The GVA an entry in use stands for: an invalid tag differs from a valid one in bit 0 only. */
+static uint64_t entry_page(const struct x86_tlb_entry *e)
+{
+	return e->tag_read & ~UINT64_C(1);
+}
+
+/* Drop what came from a large page around `gva` (SDM 3A 4.10.4.1: INVLPG acts on the whole page). */
+static void flush_large(struct x86_tlb *tlb, uint64_t gva)
+{
+	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++) {
+		for (unsigned word = 0; word < X86_TLB_WORDS; word++) {
+			for (uint64_t bits = tlb->large.w[mmu][word]; bits; bits &= bits - 1) {
+				unsigned i = word * 64 + (unsigned)__builtin_ctzll(bits);
+				const struct x86_tlb_entry *e = &tlb->e[mmu][i];
+
+				if (!((entry_page(e) ^ gva) >> e->page_shift))
+					entry_drop(tlb, mmu, i);
+			}
+		}
+	}
+}
+
+void x86_tlb_flush_page(struct x86_cpu *cpu, gva_t gva)
+{
+	struct x86_tlb *tlb = cpu->tlb;
+	uint64_t page = gva.v & ~TZ_PAGE_MASK;
+	unsigned i = (gva.v >> TZ_PAGE_SHIFT) & (X86_TLB_SIZE - 1);
+
+	STAT_INC(cpu, TLB_FLUSHES);
+	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
+		if (entry_page(&tlb->e[mmu][i]) == page)
+			entry_drop(tlb, mmu, i);
+	if (gva.v >= tlb->large_lo && gva.v <= tlb->large_hi)
+		flush_large(tlb, gva.v);
+}
+
+static unsigned code_hash(gpa_t page)
+{
+	return (page.v >> TZ_PAGE_SHIFT) % (ARRAY_SIZE(((struct x86_tlb *)0)->code_filter) * 64);
+}
+
+bool x86_tlb_is_code(const struct x86_cpu *cpu, gpa_t page)
+{
+	unsigned h = code_hash(page);
+
+	return (cpu->tlb->code_filter[h / 64] >> (h % 64)) & 1;
+}
+
+/* Take the write tags of all pages that share the filter's bit `hash`. */
+static void set_protect(struct x86_tlb *tlb, const struct x86_tlb_set *set, unsigned hash)
+{
+	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++) {
+		for (unsigned word = 0; word < X86_TLB_WORDS; word++) {
+			for (uint64_t bits = set->w[mmu][word]; bits; bits &= bits - 1) {
+				struct x86_tlb_entry *e = &tlb->e[mmu][word * 64 + (unsigned)__builtin_ctzll(bits)];
+
+				if (code_hash(GPA(e->gpa)) == hash)
+					e->tag_write |= X86_TLB_INVALID;
+			}
+		}
+	}
+}
+
+void x86_tlb_protect_code(struct x86_cpu *cpu, gpa_t page)
+{
+	struct x86_tlb *tlb = cpu->tlb;
+	unsigned h = code_hash(page);
+
+	/* Where the bit is set no entry has a write tag: fills have not given one since. */
+	if (x86_tlb_is_code(cpu, page))
+		return;
+	tlb->code_filter[h / 64] |= BIT64(h % 64);
+	set_protect(tlb, &tlb->local, h);
+	set_protect(tlb, &tlb->global, h);
+}
+
+void x86_tlb_unprotect_all_code(struct x86_cpu *cpu)
+{
+	/* Entries get their write tag back at the next write, which takes the slow path once. */
+	for (unsigned i = 0; i < ARRAY_SIZE(cpu->tlb->code_filter); i++)
+		cpu->tlb->code_filter[i] = 0;
+}
