@@ -18,7 +18,8 @@ struct boot_request {
 	size_t kernel_size;
 	const uint8_t *initrd; /* NULL: none */
 	size_t initrd_size;
-	const char *append; /* never NULL */
+	const char *initrd_name; /* Multiboot's module string; NULL: "initrd" */
+	const char *append;      /* never NULL */
 	struct guest_ram *ram;
 	struct e820_entry e820[E820_MAX];
 	unsigned e820_count;
@@ -32,8 +33,8 @@ struct boot_entry {
 	enum boot_mode mode;
 	uint64_t rip;
 	uint64_t rax, rbx, rsi, rsp;
-	uint64_t cr3;	   /* BOOT_LONG64: identity map set up by the loader */
-	uint64_t gdt;	   /* GPA of a GDT with the flat segments */
+	uint64_t cr3; /* BOOT_LONG64: identity map set up by the loader */
+	uint64_t gdt; /* GPA of a GDT with the flat segments */
 	uint16_t gdt_limit;
 	uint16_t cs, ds; /* selectors in it */
 };

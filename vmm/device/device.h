@@ -4,9 +4,8 @@
  * (vmm/machine/bus.h) knows where it lives. It raises interrupts through lines it was given
  * and touches guest memory through struct guest_ram. It knows no CPU and no KVM struct.
  *
- * Threads: read and write are called by vCPU threads with the device's bus lock held (one at
- * a time per device); input and timers come on the main thread and take the same lock
- * (device_lock/unlock in bus.h).
+ * Threads: read and write are called by vCPU threads with the device's lock held (one at a time per
+ * device); input comes on the main thread and timers on the timer service's (timer.h), under the same lock.
  */
 #ifndef VMM_DEVICE_DEVICE_H
 #define VMM_DEVICE_DEVICE_H
@@ -33,6 +32,20 @@ struct device {
 	struct device *next; /* of the machine, in creation order */
 };
 
+/* Models embed struct device first and call this from their create function; fini undoes it in destroy. */
+void device_init(struct device *dev, const struct device_ops *ops);
+void device_fini(struct device *dev);
+
+static inline void device_lock(struct device *dev)
+{
+	pthread_mutex_lock(&dev->lock);
+}
+
+static inline void device_unlock(struct device *dev)
+{
+	pthread_mutex_unlock(&dev->lock);
+}
+
 /* An interrupt line: where it leads is the board's business. */
 struct irq_line {
 	void (*set)(void *ctx, unsigned n, bool level);
@@ -46,8 +59,16 @@ static inline void irq_line_set(const struct irq_line *line, bool level)
 		line->set(line->ctx, line->n, level);
 }
 
-/* What a device may ask of the machine as a whole. Thread: any. */
-enum machine_request { MACHINE_POWEROFF, MACHINE_RESET, MACHINE_EXIT /* with a status: isa-debug-exit */, MACHINE_PANICKED };
+/*
+ * What a device may ask of the machine as a whole. Thread: any, often a vCPU's with a device's lock
+ * held: the callee notes the request and acts on it later, it does not call back into devices.
+ */
+enum machine_request {
+	MACHINE_POWEROFF,
+	MACHINE_RESET,
+	MACHINE_EXIT /* with a status: isa-debug-exit */,
+	MACHINE_PANICKED
+};
 struct machine_control {
 	void (*request)(void *ctx, enum machine_request what, int status);
 	void *ctx;
