@@ -227,7 +227,7 @@ bool mem_read(const struct mem *mem, gpa_t gpa, void *buf, size_t len)
 		} else {
 			n = n < len ? n : len;
 			for (size_t i = 0; i < n; i++)
-				to[i] = 0xff;
+				guest_store8(to + i, 0xff); /* which the compiler does not make a memset() of */
 			backed = false;
 		}
 		to += n;

@@ -433,7 +433,7 @@ static void place_fetch(const struct place *p, uint8_t *to)
 		return;
 	}
 	for (unsigned i = 0; i < p->size; i++)
-		to[i] = 0xff;
+		guest_store8(to + i, 0xff); /* which the compiler does not make a memset() of */
 }
 
 unsigned x86_fetch(struct x86_cpu *cpu, uint64_t gva, uint8_t *buf, unsigned want, gpa_t *gpa)

@@ -157,6 +157,5 @@ void x86_tlb_protect_code(struct x86_cpu *cpu, gpa_t page)
 void x86_tlb_unprotect_all_code(struct x86_cpu *cpu)
 {
 	/* Entries get their write tag back at the next write, which takes the slow path once. */
-	for (unsigned i = 0; i < ARRAY_SIZE(cpu->tlb->code_filter); i++)
-		cpu->tlb->code_filter[i] = 0;
+	tz_clear(cpu->tlb->code_filter, sizeof(cpu->tlb->code_filter));
 }
