@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The timers of one VM: a few hundred numbered one-shot deadlines on CLOCK_MONOTONIC and one thread
+ * that calls back when one has passed. What they mean is the irqchip's business.
+ */
+#ifndef TZ_CORE_TIMER_H
+#define TZ_CORE_TIMER_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef void timer_expired_fn(void *ctx, unsigned timer);
+
+struct vm_timers {
+	pthread_mutex_t lock; /* innermost: held over no call out */
+	timer_expired_fn *expired;
+	void *ctx;
+	pthread_t thread;
+	bool running, stop;
+	int fd;              /* timerfd */
+	uint64_t programmed; /* what fd is set to, ns; UINT64_MAX: nothing */
+	unsigned count;
+	unsigned limit;     /* 1 + highest timer ever armed */
+	uint64_t *deadline; /* ns, UINT64_MAX: not armed */
+};
+
+/* 0 or -errno. Starts the thread; `expired` is called on it without any lock held. */
+int timers_start(struct vm_timers *timers, unsigned count, timer_expired_fn *expired, void *ctx);
+/* Stop the thread; no callback runs afterwards. timers_arm() stays legal until timers_fini(). */
+void timers_stop(struct vm_timers *timers);
+void timers_fini(struct vm_timers *timers);
+
+/*
+ * (Re)arm to an absolute CLOCK_MONOTONIC time; UINT64_MAX disarms. Thread: any. A callback that was already on
+ * its way when the timer was changed still comes: the owner must look at its own state.
+ */
+void timers_arm(struct vm_timers *timers, unsigned timer, uint64_t deadline_ns);
+
+#endif
