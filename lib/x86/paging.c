@@ -51,20 +51,27 @@ struct rights {
 
 static uint64_t entry_read(struct walker *w, uint64_t gpa)
 {
-	struct entry *e = &w->entry[w->count++];
+	struct entry *e = &w->entry[w->count];
+	const struct mem_slot *slot = w->count ? e[-1].slot : NULL;
 	struct mem_hit hit;
+	uint8_t *host;
 
+	w->count++;
 	e->gpa = gpa;
-	if (unlikely(!mem_lookup(w->cpu->mem, GPA(gpa), &hit))) {
+	/* Tables mostly lie in one slot. */
+	if (slot && gpa - slot->base.v < slot->size) {
+		host = slot->hva + (gpa - slot->base.v);
+	} else if (likely(mem_lookup(w->cpu->mem, GPA(gpa), &hit))) {
+		host = hit.hva;
+		slot = hit.slot;
+	} else {
 		e->host = NULL;
 		e->slot = NULL;
-		e->value = w->entry_size == 8 ? UINT64_MAX : UINT32_MAX;
-	} else {
-		e->host = hit.slot->flags & MEM_SLOT_READONLY ? NULL : hit.hva;
-		e->slot = hit.slot;
-		e->value = w->entry_size == 8 ? guest_load64(hit.hva) : guest_load32(hit.hva);
+		return e->value = w->entry_size == 8 ? UINT64_MAX : UINT32_MAX;
 	}
-	return e->value;
+	e->host = slot->flags & MEM_SLOT_READONLY ? NULL : host;
+	e->slot = slot;
+	return e->value = w->entry_size == 8 ? guest_load64(host) : guest_load32(host);
 }
 
 /* The error code bits that say what kind of access it was (SDM 3A 4.7). */
