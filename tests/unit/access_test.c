@@ -349,6 +349,8 @@ static void test_flush_large(void **state)
 }
 
 /* After any mix of fills and flushes no entry is in use without its bit, in one set exactly. */
+#define SETS_GVA(i) (HIGH + (i) % 16 * 0x11000 + (i) / 16 * 0x400000) /* four pages an index */
+
 static void test_sets(void **state)
 {
 	struct fake *f = *state;
@@ -356,16 +358,16 @@ static void test_sets(void **state)
 	uint32_t seed = 12345;
 
 	for (unsigned i = 0; i < 64; i++)
-		fake_map(f, HIGH + i * 0x11000, 0x20000 + i * 0x1000, P | W | U | (i & 1 ? G : 0));
+		fake_map(f, SETS_GVA(i), 0x20000 + i * 0x1000, P | W | U | (i & 16 ? G : 0));
 	for (unsigned round = 0; round < 4000; round++) {
 		seed = seed * 1664525 + 1013904223;
-		uint64_t gva = HIGH + (seed >> 8) % 64 * 0x11000;
+		uint64_t gva = SETS_GVA((seed >> 8) % 64);
 
 		switch ((seed >> 24) % 32) {
 		case 0: x86_tlb_flush_nonglobal(c); break;
 		case 1: x86_tlb_flush_page(c, GVA(gva)); break;
-		case 2: x86_read8(c, (seed >> 16) % 1024 * 0x1000); break;
-		case 3:
+		case 2 ... 8: x86_read8(c, gva & 0x3ff000); break; /* a large page's */
+		case 9:
 			if (round % 7 == 0)
 				x86_tlb_flush_all(c);
 			break;
