@@ -213,20 +213,26 @@ int fw_cfg_add(struct device *dev, uint16_t key, const void *data, uint32_t size
 	return add_item(f, (struct item){ .key = key, .size = size, .data = data });
 }
 
-int fw_cfg_add_value(struct device *dev, uint16_t key, uint64_t value, unsigned size)
+int fw_cfg_add_copy(struct device *dev, uint16_t key, const void *data, uint32_t size)
 {
 	struct fw_cfg *f = container_of(dev, struct fw_cfg, dev);
-	uint64_t le = htole64(value);
 	uint8_t *copy = malloc(size);
 	int err;
 
 	if (!copy)
 		return -ENOMEM;
-	memcpy(copy, &le, size);
+	memcpy(copy, data, size);
 	err = add_item(f, (struct item){ .key = key, .size = size, .data = copy, .owned = copy });
 	if (err)
 		free(copy);
 	return err;
+}
+
+int fw_cfg_add_value(struct device *dev, uint16_t key, uint64_t value, unsigned size)
+{
+	uint64_t le = htole64(value);
+
+	return fw_cfg_add_copy(dev, key, &le, size);
 }
 
 int fw_cfg_add_file(struct device *dev, const char *name, const void *data, uint32_t size)
@@ -246,7 +252,7 @@ int fw_cfg_add_file(struct device *dev, const char *name, const void *data, uint
 		return -ENOMEM;
 	f->directory = directory;
 	listing->data = directory;
-	err = fw_cfg_add(dev, key, data, size);
+	err = fw_cfg_add_copy(dev, key, data, size);
 	if (err)
 		return err;
 	entry = &f->directory->entry[f->files++];

@@ -49,10 +49,10 @@ struct device *pc_testdev_create(struct irq_line gsi);
 
 /* fw_cfg. Region 0: selector (offset 0, 16 bits) and data (offset 1); 1: DMA address (8 bytes, big endian). */
 struct device *fw_cfg_create(const struct guest_ram *ram);
-/* Before the guest runs. Values are little endian; data is not copied and must outlive the device. 0, -ENOMEM, -EEXIST.
- */
-int fw_cfg_add(struct device *dev, uint16_t key, const void *data, uint32_t size);
-int fw_cfg_add_value(struct device *dev, uint16_t key, uint64_t value, unsigned size);
-int fw_cfg_add_file(struct device *dev, const char *name, const void *data, uint32_t size);
+/* Before the guest runs: 0, -ENOMEM, -EEXIST; -EINVAL: name too long. */
+int fw_cfg_add(struct device *dev, uint16_t key, const void *data, uint32_t size); /* data must outlive dev */
+int fw_cfg_add_copy(struct device *dev, uint16_t key, const void *data, uint32_t size);
+int fw_cfg_add_value(struct device *dev, uint16_t key, uint64_t value, unsigned size); /* little endian, size bytes */
+int fw_cfg_add_file(struct device *dev, const char *name, const void *data, uint32_t size); /* copied */
 
 #endif

@@ -21,7 +21,7 @@ struct guest_ram {
 	uint64_t above_size; /* bytes at RAM_ABOVE_4G */
 };
 
-#define RAM_SIZE_MIN (UINT64_C(2) << 20)                         /* boot structures, ACPI tables and something to run */
+#define RAM_SIZE_MIN (UINT64_C(1) << 20)                         /* the ACPI tables are below 1 MiB */
 #define RAM_SIZE_MAX ((UINT64_C(1) << 40) - (UINT64_C(1) << 30)) /* ends below 2^40, what common CPU models address */
 
 /* 0; -EINVAL: size not page aligned or below RAM_SIZE_MIN; -E2BIG: above RAM_SIZE_MAX; else what the host said. */

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "machine/board.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "machine/board_parts.h"
+#include "machine/message.h"
+#include "machine/nearest.h"
+#include "machine/ports.h"
+
+struct irq_line board_gsi(const struct board *board, unsigned gsi)
+{
+	struct irq_line line = board->config.gsi;
+
+	line.n = gsi;
+	return line;
+}
+
+int board_attach(struct board *board, struct device *dev, const struct placement *where, unsigned regions)
+{
+	struct device **end = &board->devices;
+	int err = 0;
+
+	if (!dev)
+		return -errno;
+	while (*end)
+		end = &(*end)->next;
+	*end = dev;
+	for (unsigned i = 0; i < regions && !err; i++)
+		err = bus_map(board->bus, where[i].space, where[i].base, where[i].len, dev, i);
+	return err;
+}
+
+static int attach_builtin(struct board *board)
+{
+	static const struct options none;
+	int err = 0;
+
+	for (unsigned i = 0; i < board_part_count && !err; i++) {
+		if (!board_parts[i].builtin)
+			continue;
+		err = board_parts[i].attach(board, &none);
+		if (err)
+			msg_error("cannot create %s: %s", board_parts[i].name, strerror(-err));
+	}
+	return err;
+}
+
+static const struct board_part *find_option(const char *name)
+{
+	for (unsigned i = 0; i < board_part_count; i++)
+		if (board_parts[i].option && !strcmp(board_parts[i].name, name))
+			return &board_parts[i];
+	return NULL;
+}
+
+static int attach_option(struct board *board, const char *text)
+{
+	const struct board_part *part;
+	struct options options;
+	int err = options_parse(&options, text);
+
+	if (err)
+		return err;
+	part = find_option(options.name);
+	if (!part) {
+		msg_error("--device %s: unknown device; did you mean \"%s\"?", options.name,
+			  nearest_name(options.name, board_device_names()));
+		return -EINVAL;
+	}
+	err = options_check(&options, part->keys);
+	if (err || part->builtin) /* asked for, and there already */
+		return err;
+	err = part->attach(board, &options);
+	if (err == -ENOMEM)
+		msg_error("--device %s: %s", options.name, strerror(-err));
+	return err;
+}
+
+static int attach_all(struct board *board)
+{
+	const char *const *text = board->config.devices;
+	int err = attach_builtin(board);
+
+	for (; !err && text && *text; text++)
+		err = attach_option(board, *text);
+	return err;
+}
+
+int board_create(const struct board_config *config, struct board **out)
+{
+	struct board *board = calloc(1, sizeof(*board));
+	int err = -ENOMEM;
+
+	*out = NULL;
+	if (!board)
+		goto fail;
+	board->config = *config;
+	board->e820_count = e820_build(config->ram, board->e820);
+	board->bus = bus_create();
+	board->timers = timer_service_create();
+	if (!board->bus || !board->timers)
+		goto fail;
+	err = acpi_build(&board->acpi, config->cpus);
+	if (err)
+		goto fail;
+	err = attach_all(board);
+	if (err) {
+		board_destroy(board); /* the message has been given */
+		return err;
+	}
+	*out = board;
+	return 0;
+fail:
+	msg_error("cannot create the board: %s", strerror(-err));
+	board_destroy(board);
+	return err;
+}
+
+void board_destroy(struct board *board)
+{
+	struct device *next;
+
+	if (!board)
+		return;
+	timer_service_destroy(board->timers);
+	for (struct device *dev = board->devices; dev; dev = next) {
+		next = dev->next;
+		dev->ops->destroy(dev);
+	}
+	acpi_free(&board->acpi);
+	bus_destroy(board->bus);
+	free(board);
+}
+
+/* What firmware leaves in the BIOS data area for those who look: the EBDA and the size of conventional memory. */
+static void write_bios_data(const struct guest_ram *ram)
+{
+	const uint16_t ebda_segment = EBDA_START >> 4, base_kib = EBDA_START >> 10;
+	const uint8_t ebda_kib = (LOW_RAM_END - EBDA_START) >> 10;
+
+	ram_write(ram, 0x40e, &ebda_segment, sizeof(ebda_segment));
+	ram_write(ram, 0x413, &base_kib, sizeof(base_kib));
+	ram_write(ram, EBDA_START, &ebda_kib, sizeof(ebda_kib));
+}
+
+void board_reset(struct board *board)
+{
+	for (struct device *dev = board->devices; dev; dev = dev->next) {
+		device_lock(dev);
+		dev->ops->reset(dev);
+		device_unlock(dev);
+	}
+	write_bios_data(board->config.ram);
+	ram_write(board->config.ram, board->acpi.gpa, board->acpi.image, board->acpi.size);
+}
+
+struct bus *board_bus(struct board *board)
+{
+	return board->bus;
+}
+
+unsigned board_e820(const struct board *board, struct e820_entry map[E820_MAX])
+{
+	memcpy(map, board->e820, sizeof(board->e820));
+	return board->e820_count;
+}
+
+uint64_t board_rsdp(const struct board *board)
+{
+	return board->acpi.gpa;
+}
+
+void board_power_button(struct board *board)
+{
+	acpi_pm_power_button(board->acpi_pm);
+}

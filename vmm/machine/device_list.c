@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The parts of the board in the order they are created: where they are, which lines they have, what ACPI says of
+ * them. The one place that knows.
+ */
+#include <errno.h>
+
+#include "base/compiler.h"
+#include "machine/board_parts.h"
+#include "machine/ports.h"
+
+static const char *const no_keys[] = { NULL };
+
+/* ---- parts every board has ---- */
+
+static int attach_serial(struct board *b, const struct options *options)
+{
+	const struct placement where[] = { { BUS_PIO, PORT_COM1, 8 } };
+
+	(void)options;
+	return board_attach(b, serial_create(b->timers, board_gsi(b, GSI_COM1), b->config.serial), where,
+			    ARRAY_SIZE(where));
+}
+
+static void describe_serial(struct aml *aml)
+{
+	aml_device(aml, "COM1");
+	aml_name(aml, "_HID");
+	aml_eisa_id(aml, "PNP0501");
+	aml_name(aml, "_UID");
+	aml_integer(aml, 1);
+	aml_crs(aml);
+	aml_crs_io(aml, PORT_COM1, 8);
+	aml_crs_irq(aml, GSI_COM1);
+	aml_crs_end(aml);
+	aml_end(aml);
+}
+
+/* Memory sizes where a PC's BIOS leaves them for its own use and for old loaders. */
+static void cmos_init(uint8_t cmos[RTC_CMOS_SIZE], const struct board_config *c)
+{
+	uint64_t ext_kib = (c->ram->below_size - 0x100000) >> 10;
+	uint64_t above_16m = c->ram->below_size > 0x1000000 ? (c->ram->below_size - 0x1000000) >> 16 : 0;
+	uint64_t above_4g = c->ram->above_size >> 16;
+
+	if (ext_kib > 0xffff)
+		ext_kib = 0xffff;
+	if (above_16m > 0xffff)
+		above_16m = 0xffff;
+	cmos[CMOS_SHUTDOWN] = 0;
+	cmos[0x14] = 0x02; /* equipment: FPU */
+	cmos[0x15] = (uint8_t)(LOW_RAM_END >> 10);
+	cmos[0x16] = (uint8_t)(LOW_RAM_END >> 18);
+	cmos[0x17] = cmos[0x30] = (uint8_t)ext_kib;
+	cmos[0x18] = cmos[0x31] = (uint8_t)(ext_kib >> 8);
+	cmos[0x34] = (uint8_t)above_16m;
+	cmos[0x35] = (uint8_t)(above_16m >> 8);
+	cmos[0x5b] = (uint8_t)above_4g;
+	cmos[0x5c] = (uint8_t)(above_4g >> 8);
+	cmos[0x5d] = (uint8_t)(above_4g >> 16);
+	cmos[0x5f] = (uint8_t)(c->cpus - 1);
+}
+
+static int attach_rtc(struct board *b, const struct options *options)
+{
+	const struct placement where[] = { { BUS_PIO, PORT_RTC, 2 } };
+	uint8_t cmos[RTC_CMOS_SIZE] = { 0 };
+
+	(void)options;
+	cmos_init(cmos, &b->config);
+	return board_attach(b, rtc_create(b->timers, board_gsi(b, GSI_RTC), cmos), where, ARRAY_SIZE(where));
+}
+
+static void describe_rtc(struct aml *aml)
+{
+	aml_device(aml, "RTC");
+	aml_name(aml, "_HID");
+	aml_eisa_id(aml, "PNP0B00");
+	aml_crs(aml);
+	aml_crs_io(aml, PORT_RTC, 2);
+	aml_crs_irq(aml, GSI_RTC);
+	aml_crs_end(aml);
+	aml_end(aml);
+}
+
+/* Not in the DSDT: a PNP0303 there is a keyboard, and none is plugged in. The FADT says that the controller exists. */
+static int attach_i8042(struct board *b, const struct options *options)
+{
+	const struct placement where[] = { { BUS_PIO, PORT_I8042_DATA, 1 },
+					   { BUS_PIO, PORT_I8042_COMMAND, 1 },
+					   { BUS_PIO, PORT_92, 1 } };
+
+	(void)options;
+	return board_attach(b, i8042_create(board_gsi(b, GSI_KEYBOARD), b->config.control), where, ARRAY_SIZE(where));
+}
+
+static int attach_acpi_pm(struct board *b, const struct options *options)
+{
+	const struct placement where[] = { { BUS_PIO, PORT_PM1_EVENT, 4 },
+					   { BUS_PIO, PORT_PM1_CONTROL, 2 },
+					   { BUS_PIO, PORT_PM_TIMER, 4 } };
+
+	(void)options;
+	b->acpi_pm = acpi_pm_create(b->timers, board_gsi(b, GSI_SCI), b->config.control);
+	return board_attach(b, b->acpi_pm, where, ARRAY_SIZE(where));
+}
+
+/* Ports of the machine itself, so that a guest does not give them to a device. */
+static void describe_motherboard(struct aml *aml)
+{
+	aml_device(aml, "MBRD");
+	aml_name(aml, "_HID");
+	aml_eisa_id(aml, "PNP0C02");
+	aml_crs(aml);
+	aml_crs_io(aml, PORT_PM1_EVENT, 0x10);
+	aml_crs_io(aml, PORT_92, 1);
+	aml_crs_io(aml, PORT_RESET, 1);
+	aml_crs_end(aml);
+	aml_end(aml);
+}
+
+static int attach_reset_port(struct board *b, const struct options *options)
+{
+	const struct placement where[] = { { BUS_PIO, PORT_RESET, 1 } };
+
+	(void)options;
+	return board_attach(b, reset_port_create(b->config.control), where, ARRAY_SIZE(where));
+}
+
+static int attach_shutdown_port(struct board *b, const struct options *options)
+{
+	const struct placement where[] = { { BUS_PIO, PORT_SHUTDOWN, 1 } };
+
+	(void)options;
+	return board_attach(b, shutdown_port_create(b->config.control), where, ARRAY_SIZE(where));
+}
+
+static int attach_pvpanic(struct board *b, const struct options *options)
+{
+	const struct placement where[] = { { BUS_PIO, PORT_PVPANIC, 1 } };
+
+	(void)options;
+	return board_attach(b, pvpanic_create(b->config.control), where, ARRAY_SIZE(where));
+}
+
+#define STA_PRESENT_HIDDEN 0x0b /* present, enabled, working; not to be shown (ACPI 6.3.7) */
+
+static void describe_pvpanic(struct aml *aml)
+{
+	aml_device(aml, "PEVT");
+	aml_name(aml, "_HID");
+	aml_string(aml, "QEMU0001");
+	aml_name(aml, "_STA");
+	aml_integer(aml, STA_PRESENT_HIDDEN);
+	aml_crs(aml);
+	aml_crs_io(aml, PORT_PVPANIC, 1);
+	aml_crs_end(aml);
+	aml_end(aml);
+}
+
+static int attach_fw_cfg(struct board *b, const struct options *options)
+{
+	const struct placement where[] = { { BUS_PIO, PORT_FW_CFG, 2 }, { BUS_PIO, PORT_FW_CFG_DMA, 8 } };
+	struct device *dev = fw_cfg_create(b->config.ram);
+	int err = board_attach(b, dev, where, ARRAY_SIZE(where));
+
+	(void)options;
+	return err ? err : fw_cfg_fill(dev, b);
+}
+
+static void describe_fw_cfg(struct aml *aml)
+{
+	aml_device(aml, "FWCF");
+	aml_name(aml, "_HID");
+	aml_string(aml, "QEMU0002");
+	aml_name(aml, "_STA");
+	aml_integer(aml, STA_PRESENT_HIDDEN);
+	aml_crs(aml);
+	aml_crs_io(aml, PORT_FW_CFG, PORT_FW_CFG_DMA + 8 - PORT_FW_CFG);
+	aml_crs_end(aml);
+	aml_end(aml);
+}
+
+/* ---- parts that --device adds ---- */
+
+static const char *const isa_debug_exit_keys[] = { "iobase", "iosize", NULL };
+
+static int attach_isa_debug_exit(struct board *b, const struct options *options)
+{
+	struct placement where = { .space = BUS_PIO };
+	int err = options_number(options, "iobase", 0x501, 0, 0xffff, &where.base);
+
+	if (!err)
+		err = options_number(options, "iosize", 2, 1, 0x10000, &where.len);
+	if (err)
+		return err;
+	return board_attach(b, isa_debug_exit_create(b->config.control), &where, 1);
+}
+
+static int attach_pc_testdev(struct board *b, const struct options *options)
+{
+	const struct placement where[] = { { BUS_PIO, 0xe0, 4 },
+					   { BUS_PIO, 0xe4, 4 },
+					   { BUS_PIO, 0xe8, 4 },
+					   { BUS_PIO, 0x2000, PC_TESTDEV_LINES },
+					   { BUS_MMIO, 0xff000000, PC_TESTDEV_MMIO_SIZE } };
+
+	(void)options;
+	return board_attach(b, pc_testdev_create(b->config.gsi), where, ARRAY_SIZE(where));
+}
+
+const struct board_part board_parts[] = {
+	{ "serial", true, false, no_keys, attach_serial, describe_serial },
+	{ "rtc", true, false, no_keys, attach_rtc, describe_rtc },
+	{ "i8042", true, false, no_keys, attach_i8042, NULL },
+	{ "acpi-pm", true, false, no_keys, attach_acpi_pm, describe_motherboard },
+	{ "reset-port", true, false, no_keys, attach_reset_port, NULL },
+	{ "shutdown-port", true, false, no_keys, attach_shutdown_port, NULL },
+	{ "pvpanic", true, true, no_keys, attach_pvpanic, describe_pvpanic },
+	{ "fw_cfg", true, false, no_keys, attach_fw_cfg, describe_fw_cfg },
+	{ "isa-debug-exit", false, true, isa_debug_exit_keys, attach_isa_debug_exit, NULL },
+	{ "pc-testdev", false, true, no_keys, attach_pc_testdev, NULL },
+};
+const unsigned board_part_count = ARRAY_SIZE(board_parts);
+
+/* The same rows that `option` marks; board_create() checks names against board_parts, so this is for people only. */
+const char *const *board_device_names(void)
+{
+	static const char *const names[] = { "isa-debug-exit", "pc-testdev", "pvpanic", NULL };
+
+	return names;
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* "NAME[,key=value…]" as --device takes it. */
+#ifndef VMM_MACHINE_OPTIONS_H
+#define VMM_MACHINE_OPTIONS_H
+
+#include <stdint.h>
+
+#define OPTIONS_MAX 8
+#define OPTIONS_TEXT_MAX 256
+
+struct options {
+	char text[OPTIONS_TEXT_MAX]; /* holds the strings below */
+	const char *name;
+	struct {
+		const char *key, *value;
+	} pair[OPTIONS_MAX];
+	unsigned count;
+};
+
+/* 0; or -EINVAL with one line on stderr. */
+int options_parse(struct options *options, const char *text);
+/* Every key must be one of keys (NULL-terminated) and given once; else -EINVAL with a line that names the nearest. */
+int options_check(const struct options *options, const char *const *keys);
+/* The number given for key (decimal, 0x…), or fallback. min <= *value <= max, else -EINVAL with a line. */
+int options_number(const struct options *options, const char *key, uint64_t fallback, uint64_t min, uint64_t max,
+		   uint64_t *value);
+
+#endif
