@@ -31,11 +31,7 @@ struct mem_slot {
 	gpa_t base;    /* page aligned */
 	uint64_t size; /* bytes, page aligned, never 0 in a map */
 	uint8_t *hva;
-	/*
-	 * One bit a page, or NULL; owned by the slot across maps. A page handed out by x86_host_write_ptr() is
-	 * marked before it is written: harvest the bits first, then pass vm_sync_vcpus(), then show them.
-	 */
-	_Atomic uint64_t *dirty;
+	_Atomic uint64_t *dirty; /* one bit a page, or NULL; owned by the slot across maps; set after each write */
 };
 
 struct mem_map {

@@ -418,8 +418,11 @@ void *x86_host_write_ptr(struct x86_cpu *cpu, uint64_t gva, unsigned size, unsig
 	if (crosses(gva, size))
 		return NULL;
 	locate(cpu, gva, size, X86_ACCESS_WRITE, mmu, &p);
-	/* The pointer may also be read through (a locked RMW). */
-	if (!p.host || watched(cpu, gva, size, X86_WATCH_WRITE | X86_WATCH_READ))
+	/*
+	 * A page is marked dirty after the write: marked before it, a harvest in between would lose it.
+	 * The pointer may also be read through (a locked RMW), so both kinds of breakpoints count.
+	 */
+	if (!p.host || (p.flags & X86_TLB_LOG) || watched(cpu, gva, size, X86_WATCH_WRITE | X86_WATCH_READ))
 		return NULL;
 	written(cpu, &p);
 	return p.host;
