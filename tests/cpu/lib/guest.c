@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "guest.h"
+
+#define COM1 0x3f8
+#define DEBUG_EXIT 0xf4
+
+volatile struct exception last;
+volatile u64 fault_resume;
+interrupt_hook *volatile hooks[256];
+unsigned failures;
+struct tss tss __attribute__((aligned(16)));
+extern u64 user_return_rsp, user_return_rip;
+extern char stubs[];
+void setup_tables(void);
+void handle_exception(u64 *frame);
+
+static struct {
+	u64 lo, hi;
+} idt[256] __attribute__((aligned(16)));
+static u8 ist_stacks[7][4096] __attribute__((aligned(16)));
+static u8 ring0_stack[16384] __attribute__((aligned(16)));
+
+static void putc(char c)
+{
+	while (!(inb(COM1 + 5) & 0x20))
+		;
+	outb(COM1, (u8)c);
+}
+
+void print(const char *s)
+{
+	for (; *s; s++)
+		putc(*s);
+}
+
+void print_hex(u64 v)
+{
+	for (int i = 60; i >= 0; i -= 4)
+		putc("0123456789abcdef"[v >> i & 15]);
+}
+
+void check(const char *name, bool ok)
+{
+	print(ok ? "ok " : "not ok ");
+	print(name);
+	putc('\n');
+	failures += !ok;
+}
+
+void check_equal(const char *name, u64 got, u64 want)
+{
+	if (got != want) {
+		print("got ");
+		print_hex(got);
+		print(" want ");
+		print_hex(want);
+		putc('\n');
+	}
+	check(name, got == want);
+}
+
+void guest_exit(int status)
+{
+	outl(DEBUG_EXIT, (u32)status);
+	for (;;)
+		__asm__ volatile("cli; hlt");
+}
+
+static void gate_set(unsigned vector, unsigned dpl, unsigned ist)
+{
+	u64 target = (u64)stubs + vector * 16;
+
+	idt[vector].lo = (target & 0xffff) | 0x08 << 16 | (u64)ist << 32 | (u64)(0x8e | dpl << 5) << 40 |
+			 (target >> 16 & 0xffff) << 48;
+	idt[vector].hi = target >> 32;
+}
+
+void gate_set_ist(unsigned vector, unsigned ist)
+{
+	gate_set(vector, 0, ist);
+}
+
+void setup_tables(void)
+{
+	struct {
+		u16 limit;
+		u64 base;
+	} __attribute__((packed)) pointer = { sizeof(idt) - 1, (u64)idt };
+	u64 base = (u64)&tss;
+
+	for (unsigned i = 0; i < 256; i++)
+		gate_set(i, 0, 0);
+	gate_set(3, 3, 0);
+	gate_set(4, 3, 0);
+	gate_set(0x80, 3, 0);
+	__asm__ volatile("lidt %0" ::"m"(pointer));
+	for (unsigned i = 0; i < 7; i++)
+		tss.ist[i] = (u64)ist_stacks[i] + sizeof(ist_stacks[i]);
+	tss.rsp[0] = (u64)ring0_stack + sizeof(ring0_stack);
+	tss.io_map = 104;
+	for (unsigned i = 0; i < sizeof(tss.io_bitmap); i++)
+		tss.io_bitmap[i] = 0xff;
+	gdt[7] = (sizeof(tss) - 1) | (base & 0xffffff) << 16 | (u64)0x89 << 40 | (base >> 24 & 0xff) << 56;
+	gdt[8] = base >> 32;
+	__asm__ volatile("ltr %w0" ::"r"(0x38));
+}
+
+/* frame: r15..rax (15), vector, error, rip, cs, rflags, rsp, ss */
+void handle_exception(u64 *frame)
+{
+	u64 vector = frame[15];
+
+	last.vector = vector;
+	last.error = frame[16];
+	last.rip = frame[17];
+	last.cs = frame[18];
+	last.rflags = frame[19];
+	last.rsp = frame[20];
+	last.ss = frame[21];
+	last.cr2 = READ_REG(cr2);
+	last.dr6 = READ_REG(dr6);
+	last.count++;
+	if (hooks[vector]) {
+		hooks[vector]();
+		return;
+	}
+	if (frame[18] & 3) { /* user code ended, by its exit call or by a fault */
+		frame[17] = user_return_rip;
+		frame[18] = 0x08;
+		frame[19] = 2;
+		frame[20] = user_return_rsp;
+		frame[21] = 0x10;
+		return;
+	}
+	if (fault_resume) {
+		frame[17] = fault_resume;
+		frame[19] &= ~(u64)0x100; /* no more single steps */
+		return;
+	}
+	print("unexpected exception ");
+	print_hex(vector);
+	print(" error ");
+	print_hex(frame[16]);
+	print(" rip ");
+	print_hex(frame[17]);
+	print(" cr2 ");
+	print_hex(last.cr2);
+	print("\n");
+	guest_exit(63);
+}

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the system tests share: the program under test, engines, the demo guest, a driven console."""
+import os
+import pathlib
+import subprocess
+
+import pexpect
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = ROOT / os.environ.get("TRAPEZE_BUILD", "build")
+TRAPEZE = BUILD / "trapeze"
+# Generous: the machine is shared, and a sanitizer build is an order of magnitude slower.
+PATIENCE = 600 if "asan" in str(BUILD) else 180
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "sanitize: also part of the short run with ASan and UBSan")
+
+
+def hardware_kvm():
+    """Why the kernel's KVM cannot be tested here, or None."""
+    if not (os.path.exists("/sys/module/kvm_intel") or os.path.exists("/sys/module/kvm_amd")):
+        return "no VT-x/AMD-V behind /dev/kvm"
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "/dev/kvm may not be opened"
+    return None
+
+
+def engines():
+    names = subprocess.run([TRAPEZE, "run", "--accel", "help"], capture_output=True, text=True, check=True)
+    return [n for n in names.stdout.split() if n != "auto"]
+
+
+def pytest_generate_tests(metafunc):
+    if "engine" in metafunc.fixturenames:
+        metafunc.parametrize("engine", engines())
+
+
+@pytest.fixture(autouse=True)
+def usable_engine(request):
+    if request.node.callspec.params.get("engine") == "kvm" if hasattr(request.node, "callspec") else False:
+        why = hardware_kvm()
+        if why:
+            pytest.skip(why)
+
+
+@pytest.fixture(scope="session")
+def guest_dir():
+    """Debian's kernel and the busybox initramfs, fetched by the build."""
+    out = subprocess.run([ROOT / "scripts/fetch-guest"], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    return pathlib.Path(out.stdout.strip())
+
+
+def run(*args, stdin=subprocess.DEVNULL, timeout=None, **kwargs):
+    """The program, to its end."""
+    return subprocess.run([TRAPEZE, *map(str, args)], stdin=stdin, capture_output=True, text=True, errors="replace",
+                          timeout=timeout or PATIENCE, **kwargs)
+
+
+class Console:
+    """A guest booted to its shell on a pseudo-terminal."""
+
+    PROMPT = "guest# "
+
+    def __init__(self, guest_dir, engine, cpus=1, append="", extra=()):
+        self.stderr = None
+        args = ["run", "--accel", engine, "--cpus", str(cpus), "--kernel", str(guest_dir / "vmlinuz"), "--initrd",
+                str(guest_dir / "initrd.cpio"), "--append", "console=ttyS0 " + append, *extra]
+        self.child = pexpect.spawn(str(TRAPEZE), args, timeout=PATIENCE, encoding="utf-8", codec_errors="replace",
+                                   dimensions=(50, 200))
+        self.child.delaybeforesend = 0
+
+    def expect(self, pattern):
+        self.child.expect(pattern)
+        return self.child.match
+
+    def wait_shell(self):
+        self.child.expect_exact("Trapeze guest:")
+        self.child.expect_exact(self.PROMPT)
+        return self
+
+    def command(self, text):
+        """Run a shell command in the guest; its output."""
+        self.child.sendline(text)
+        self.child.expect_exact(text)
+        self.child.expect_exact(self.PROMPT)
+        return self.child.before.replace("\r", "")
+
+    def end(self):
+        """Wait for the program's end; its exit status."""
+        self.child.expect(pexpect.EOF)
+        self.child.wait()
+        self.child.close()
+        return self.child.exitstatus
+
+    def kill(self):
+        self.child.close(force=True)
+
+
+@pytest.fixture
+def boot(guest_dir):
+    """boot(engine, ...) -> Console; killed at the end of the test whatever happens."""
+    consoles = []
+
+    def start(*args, **kwargs):
+        consoles.append(Console(guest_dir, *args, **kwargs))
+        return consoles[-1]
+
+    yield start
+    for console in consoles:
+        console.kill()

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian's stock kernel, booted to a shell and driven there."""
+import os
+import re
+import signal
+import subprocess
+import termios
+
+import pytest
+
+from conftest import PATIENCE, TRAPEZE, run
+
+# What a healthy kernel never says.
+COMPLAINTS = re.compile(r"BUG:|Oops|WARNING:|Call Trace|rcu.*stall|ACPI.*(Error|Warning)|unstable|soft lockup|"
+                        r"invalid opcode|general protection|Firmware Bug", re.I)
+
+
+@pytest.mark.sanitize
+def test_two_cpus_shell(boot, engine):
+    guest = boot(engine, cpus=2).wait_shell()
+    assert "Linux trapeze" in guest.command("uname -a")
+    assert guest.command("grep -c ^processor /proc/cpuinfo").strip() == "2"
+    assert guest.command("cat /sys/devices/system/cpu/online").strip() == "0-1"
+    dmesg = guest.command("dmesg")
+    assert "Linux version" in dmesg
+    assert [line for line in dmesg.splitlines() if COMPLAINTS.search(line)] == []
+    # Arithmetic, processes, pipes, files: the shell is a real one.
+    assert guest.command("seq 1 1000 | awk '{s+=$1} END {print s}'").strip() == "500500"
+    assert guest.command("dd if=/dev/urandom bs=64k count=8 2>/dev/null | tee /tmp/a | md5sum | cut -c1-32 >/tmp/m; "
+                         "md5sum </tmp/a | cut -c1-32 | cmp - /tmp/m && echo same").strip() == "same"
+    guest.child.sendline("poweroff -f")
+    assert guest.end() == 0
+
+
+def test_one_cpu_shell(boot, engine):
+    guest = boot(engine, cpus=1).wait_shell()
+    assert guest.command("nproc").strip() == "1"
+    interrupts = guest.command("cat /proc/interrupts")
+    assert "ttyS0" in interrupts, "the UART must be driven by its interrupt"
+    start = guest.command("cat /proc/uptime")
+    guest.command("sleep 1")
+    assert float(guest.command("cat /proc/uptime").split()[0]) - float(start.split()[0]) >= 1.0
+    guest.child.sendline("exit")
+    assert guest.end() == 0
+
+
+def test_guest_clock_follows_the_hosts(boot, engine):
+    """Five seconds of the guest are five of the host, give or take what starting a process takes."""
+    import time
+    guest = boot(engine, cpus=1).wait_shell()
+    before = time.monotonic()
+    guest.command("sleep 5")
+    assert 4.9 <= time.monotonic() - before < 15
+    host = time.time()
+    assert abs(int(guest.command("date +%s")) - host) < 5
+    guest.child.sendline("poweroff -f")
+    assert guest.end() == 0
+
+
+def test_idle_guest_burns_no_cpu(boot, engine):
+    guest = boot(engine, cpus=2).wait_shell()
+
+    def cpu_seconds():
+        fields = open(f"/proc/{guest.child.pid}/stat").read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    guest.command("sleep 2")
+    before = cpu_seconds()
+    guest.command("sleep 10")
+    assert cpu_seconds() - before < 5, "two halted vCPUs must not spin"
+    guest.child.sendline("poweroff -f")
+    assert guest.end() == 0
+
+
+def test_memory_above_4g(boot, engine):
+    guest = boot(engine, extra=["--memory", "5G"]).wait_shell()
+    total = int(re.search(r"MemTotal:\s+(\d+)", guest.command("cat /proc/meminfo")).group(1))
+    assert 4.6e6 < total < 5.3e6
+    guest.child.sendline("poweroff -f")
+    assert guest.end() == 0
+
+
+def test_reboot_restarts_the_machine(boot, engine):
+    guest = boot(engine).wait_shell()
+    guest.child.sendline("reboot -f")
+    guest.wait_shell()
+    assert "guest" in guest.command("echo guest")
+    guest.child.sendline("poweroff -f")
+    assert guest.end() == 0
+
+
+def test_no_reboot_ends_the_program(boot, engine):
+    guest = boot(engine, extra=["--no-reboot"]).wait_shell()
+    guest.child.sendline("reboot -f")
+    assert guest.end() == 0
+
+
+def test_ctrl_a_keys(boot, engine):
+    guest = boot(engine).wait_shell()
+    guest.child.send("\x01h")
+    guest.child.expect_exact("Ctrl-A x")
+    guest.child.send("\x01x")
+    assert guest.end() == 0
+
+
+def test_terminal_is_restored_after_a_signal(guest_dir, engine):
+    """The program dies of SIGTERM; the terminal is as it was before."""
+    leader, follower = os.openpty()
+    before = termios.tcgetattr(follower)
+    process = subprocess.Popen([TRAPEZE, "run", "--accel", engine, "--kernel", guest_dir / "vmlinuz", "--append",
+                                "console=ttyS0"], stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(1)  # the guest speaks: the terminal is raw by now
+    assert termios.tcgetattr(follower) != before
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert b"Terminated" in err
+    assert termios.tcgetattr(follower) == before
+    os.close(leader)
+    os.close(follower)
+
+
+def test_stats_and_quiet_stderr(guest_dir, engine):
+    args = ["run", "--accel", engine, "--kernel", guest_dir / "vmlinuz", "--initrd", guest_dir / "initrd.cpio",
+            "--append", "console=ttyS0 quiet"]
+    shell = subprocess.Popen([TRAPEZE, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE)
+    out, err = shell.communicate(b"echo 6 x 7 = $((6*7))\nexit\n", timeout=PATIENCE)
+    assert shell.returncode == 0 and b"6 x 7 = 42" in out and err == b""
+    stats = run(*args, "--stats", stdin=subprocess.DEVNULL)
+    assert stats.returncode == 0
+    assert "vCPU 0" in stats.stderr and "exits to the monitor: io" in stats.stderr
+    if engine != "kvm":
+        assert int(re.search(r"instructions\s+(\d+)", stats.stderr).group(1)) > 10_000_000
+
+
+def test_kernel_without_root_panics_and_reboots(guest_dir, engine):
+    """panic=-1 resets at once: with --no-reboot that ends the program."""
+    done = run("run", "--accel", engine, "--no-reboot", "--kernel", guest_dir / "vmlinuz", "--append",
+               "console=ttyS0 panic=-1")
+    assert done.returncode in (0, 1) and "Kernel panic" in done.stdout

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small guest programs: tests/cpu judges the CPU from inside; hostile ones must not hurt the program."""
+import lzma
+import re
+import signal
+import struct
+import subprocess
+
+import pytest
+
+from conftest import PATIENCE, ROOT, TRAPEZE, run
+
+PROGRAMS = {p.stem: 2 if p.stem.startswith("smp") else 1 for p in (ROOT / "tests/cpu").glob("*[0-9][0-9].c")}
+DEBUG_EXIT = ["--device", "isa-debug-exit,iobase=0xf4,iosize=0x4"]
+GUESTS = ROOT / "build/guests"
+
+
+@pytest.mark.sanitize
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_guest_program(program, engine):
+    done = run("run", "--accel", engine, "--no-reboot", "--cpus", PROGRAMS[program], "--cpu", "max", "--kernel",
+               GUESTS / f"{program}.flat", *DEBUG_EXIT, timeout=PATIENCE)
+    assert not re.findall("^not ok.*", done.stdout, re.M), done.stdout
+    assert done.returncode == 1 and done.stderr == "", done  # the guest wrote 0
+    assert done.stdout.count("ok ") > 5
+
+
+def multiboot(code, base=0x100000):
+    """A Multiboot image with the a.out kludge: header, then the code, in 32-bit protected mode."""
+    magic, flags = 0x1BADB002, 0x10000
+    header = struct.pack("<8I", magic, flags, -(magic + flags) & 0xFFFFFFFF, base, base, 0, 0, base + 32)
+    return header + code
+
+
+TRIPLE = bytes.fromhex("0f011d00000000 cc".replace(" ", ""))  # lidt [0]: limit 0; int3
+HOSTILE = {
+    "triple fault": TRIPLE,
+    "jump into nothing": bytes.fromhex("b800000080 ffe0".replace(" ", "")),
+    "jump behind RAM": bytes.fromhex("b8000000a0 ffe0".replace(" ", "")),
+    # for each port: out al, in al, out eax, in eax, of a value made from the port
+    "every port": bytes.fromhex("31d2 89d0 69c0b179379e ee ec ef ed 6642 75f0".replace(" ", "")) + TRIPLE,
+    # from 0xfe000000 up in steps of 0x7f4: write, read
+    "wild MMIO": bytes.fromhex("bb000000fe 89d8 69c0b179379e 8903 8b03 81c3f4070000 81fb0000f0fe 72e8".replace(" ", ""))
+    + TRIPLE,
+    # paging on with page tables made of garbage
+    "garbage page tables": bytes.fromhex("b800001000 0f22d8 0f20c0 0d00000080 0f22c0".replace(" ", "")) + TRIPLE,
+    # LAPIC and IOAPIC registers, every 16 bytes, with all ones
+    "interrupt controllers": bytes.fromhex("bb0000e0fe b8ffffffff 8903 8b0b 83c310 81fb0010e0fe 72f1".replace(" ", ""))
+    + TRIPLE,
+}
+
+
+@pytest.mark.sanitize
+@pytest.mark.parametrize("case", sorted(HOSTILE))
+def test_hostile_guest(case, engine, tmp_path):
+    """The guest ends, one way or the other; the program says how and does not crash."""
+    image = tmp_path / "hostile"
+    image.write_bytes(multiboot(HOSTILE[case]))
+    done = run("run", "--accel", engine, "--no-reboot", "--memory", "64M", "--device", "pc-testdev", "--kernel", image)
+    if case == "every port":  # some port may switch the machine off or reset it, as on a PC
+        assert done.returncode in (0, 1), done
+        return
+    assert done.returncode == 1, done
+    assert "triple fault" in done.stderr and re.search(r"rip +[0-9a-f]{16}", done.stderr), done.stderr
+
+
+def test_halted_forever_ends_by_signal(engine, tmp_path):
+    image = tmp_path / "halt"
+    image.write_bytes(multiboot(bytes.fromhex("b061 66baf803 ee fa f4 ebfd".replace(" ", ""))))  # 'a'; cli; hlt
+    process = subprocess.Popen([TRAPEZE, "run", "--accel", engine, "--memory", "64M", "--kernel", image],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(1) == b"a"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGINT and err.startswith(b"trapeze: ended by")
+
+
+def test_endless_loop_ends_by_signal(engine, tmp_path):
+    image = tmp_path / "loop"
+    image.write_bytes(multiboot(bytes.fromhex("b061 66baf803 ee fa ebfe".replace(" ", ""))))
+    process = subprocess.Popen([TRAPEZE, "run", "--accel", engine, "--memory", "64M", "--kernel", image],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(1) == b"a"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("value,width", [(0, 4), (21, 4), (5, 1)])
+def test_isa_debug_exit(engine, tmp_path, value, width):
+    code = {4: bytes([0xB8]) + struct.pack("<I", value) + b"\xe7\xf4", 1: bytes([0xB0, value]) + b"\xe6\xf4"}[width]
+    image = tmp_path / "exit"
+    image.write_bytes(multiboot(code + b"\xeb\xfe"))
+    done = run("run", "--accel", engine, "--memory", "64M", "--kernel", image, *DEBUG_EXIT)
+    assert done.returncode == (value << 1) | 1 and done.stderr == ""
+
+
+def test_multiboot_command_line(engine, tmp_path):
+    """The image's name, then --append: printed from the info structure."""
+    # mov esi,[ebx+16]; mov dx,0x3f8; 1: lodsb; test al,al; jz 2f; out dx,al; jmp 1b; 2: xor eax,eax; out 0xf4,eax
+    code = bytes.fromhex("8b7310 66baf803 ac 84c0 7403 ee ebf8 31c0 e7f4 ebfe".replace(" ", ""))
+    image = tmp_path / "echo"
+    image.write_bytes(multiboot(code))
+    done = run("run", "--accel", engine, "--memory", "64M", "--kernel", image, "--append", "one two  three", *DEBUG_EXIT)
+    assert done.stdout == f"{image} one two  three" and done.returncode == 1
+
+
+def test_pvh_kernel(engine, guest_dir, tmp_path):
+    """Debian's kernel again, unpacked to its ELF image and entered through its PVH note."""
+    packed = (guest_dir / "vmlinuz").read_bytes()
+    start = packed.find(b"\xfd7zXZ\x00")
+    if start < 0:
+        pytest.skip("this kernel package does not use XZ")
+    elf = tmp_path / "vmlinux"
+    elf.write_bytes(lzma.LZMADecompressor().decompress(packed[start:]))
+    process = subprocess.run([TRAPEZE, "run", "--accel", engine, "--kernel", elf, "--initrd", guest_dir / "initrd.cpio",
+                              "--append", "console=ttyS0 quiet"], input=b"echo pvh=$((6*7))\nexit\n",
+                             capture_output=True, timeout=PATIENCE)
+    assert process.returncode == 0 and b"pvh=42" in process.stdout, process.stderr
