@@ -37,6 +37,9 @@ bool x86_msr_get(struct x86_cpu *cpu, uint32_t index, uint64_t *value);
 bool x86_msr_set(struct x86_cpu *cpu, uint32_t index, uint64_t value);
 /* The MSRs worth saving (KVM_GET_MSR_INDEX_LIST). Fills up to max, returns the count. */
 unsigned x86_msr_list(uint32_t *index, unsigned max);
+/* MSRs that tell features (KVM_GET_MSR_FEATURE_INDEX_LIST, KVM_GET_MSRS on the system handle). */
+unsigned x86_msr_feature_list(uint32_t *index, unsigned max);
+bool x86_msr_feature(uint32_t index, uint64_t *value);
 
 /* KVM_SET_SREGS: everything at once, then derived state. -EINVAL if the combination cannot be. */
 struct x86_sregs {

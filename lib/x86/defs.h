@@ -84,6 +84,7 @@ enum x86_sys_type {
 #define X86_EFER_NXE BIT64(11)
 #define X86_EFER_SVME BIT64(12)
 #define X86_EFER_FFXSR BIT64(14)
+#define X86_EFER_AUTOIBRS BIT64(21)
 
 #define X86_CF BIT64(0)
 #define X86_FIXED1 BIT64(1)
