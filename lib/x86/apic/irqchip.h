@@ -66,6 +66,8 @@ void lapic_mmio_write(struct x86_cpu *cpu, uint32_t offset, const void *data, un
 /* MSRs: APIC_BASE, TSC_DEADLINE, x2APIC 0x800-0x8ff. False: #GP. */
 bool lapic_msr_read(struct x86_cpu *cpu, uint32_t index, uint64_t *value);
 bool lapic_msr_write(struct x86_cpu *cpu, uint32_t index, uint64_t value);
+/* APIC_BASE set by the client (KVM_SET_SREGS, KVM_SET_MSRS): any legal mode from any other. False: no such value. */
+bool lapic_set_base(struct x86_cpu *cpu, uint64_t value);
 /* The guest TSC was written or its offset changed: rearm the deadline timer. */
 void lapic_tsc_changed(struct x86_cpu *cpu);
 
