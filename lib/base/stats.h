@@ -3,7 +3,7 @@
 #ifndef TZ_BASE_STATS_H
 #define TZ_BASE_STATS_H
 
-enum tz_stat {
+enum stat_id {
 #define STAT(id, name, unit) STAT_##id,
 #include "base/stats.def"
 #undef STAT

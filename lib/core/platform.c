@@ -14,7 +14,6 @@ static bool platform_mmio_read(struct x86_cpu *cpu, gpa_t gpa, void *data, unsig
 		irqchip_mmio_read(chip, gpa, data, len);
 	else
 		return false;
-	STAT_INC(cpu, IO_IN_LIBRARY);
 	return true;
 }
 
@@ -28,7 +27,6 @@ static bool platform_mmio_write(struct x86_cpu *cpu, gpa_t gpa, const void *data
 		irqchip_mmio_write(chip, gpa, data, len);
 	else
 		return false;
-	STAT_INC(cpu, IO_IN_LIBRARY);
 	return true;
 }
 
@@ -36,20 +34,14 @@ static bool platform_pio_read(struct x86_cpu *cpu, uint16_t port, void *data, un
 {
 	struct irqchip *chip = vm_irqchip(vcpu_of(cpu)->vm);
 
-	if (!chip || !irqchip_pio_read(chip, port, data, len))
-		return false;
-	STAT_INC(cpu, IO_IN_LIBRARY);
-	return true;
+	return chip && irqchip_pio_read(chip, port, data, len);
 }
 
 static bool platform_pio_write(struct x86_cpu *cpu, uint16_t port, const void *data, unsigned len)
 {
 	struct irqchip *chip = vm_irqchip(vcpu_of(cpu)->vm);
 
-	if (!chip || !irqchip_pio_write(chip, port, data, len))
-		return false;
-	STAT_INC(cpu, IO_IN_LIBRARY);
-	return true;
+	return chip && irqchip_pio_write(chip, port, data, len);
 }
 
 /* Without our chips the client's interrupt (KVM_INTERRUPT) is already in cpu->ev: nothing to ask for. */
