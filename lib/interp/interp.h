@@ -49,6 +49,8 @@ struct interp_insn {
 	uint8_t shift; /* log2 of the scale */
 	uint8_t cond;  /* for Jcc, SETcc, CMOVcc: condition code 0..15 */
 	uint8_t extra; /* handler's own */
+	bool flat; /* memory operand in 64-bit mode, 64-bit addresses, no FS or GS: offset is linear */
+	bool ends_block; /* may transfer control or change how the following bytes are to be read */
 	uint8_t raw[15];
 	int64_t disp;
 	uint64_t imm; /* sign- or zero-extended as the instruction wants; a relative branch: the displacement */
@@ -89,14 +91,28 @@ static inline uint64_t interp_ea(const struct x86_cpu *cpu, const struct interp_
 	return likely(i->addrsize == 8) ? a : i->addrsize == 4 ? (uint32_t)a : (uint16_t)a;
 }
 
-/* Linear address of the memory operand, checked for `size` bytes (segment rules, #AC). */
-static inline uint64_t interp_linear(struct x86_cpu *cpu, const struct interp_insn *i, unsigned size, bool write)
-{
-	uint64_t a = x86_linear(cpu, i->seg, interp_ea(cpu, i), size, write);
+/* The general case of interp_linear(): any mode, segment, address size; may raise. */
+uint64_t interp_linear_slow(struct x86_cpu *cpu, const struct interp_insn *i, unsigned size, bool write);
 
-	if (unlikely(cpu->cpl == 3 && (cpu->rflags & X86_AC)))
-		x86_check_align(cpu, a, size);
-	return a;
+/* Linear address of the memory operand, checked for `size` bytes (segment rules, #AC). */
+static inline __attribute__((always_inline)) uint64_t interp_linear(struct x86_cpu *cpu, const struct interp_insn *i,
+								    unsigned size, bool write)
+{
+	if (likely(i->flat)) {
+		uint64_t a = (uint64_t)i->disp;
+
+		if (i->base < 16)
+			a += cpu->gpr[i->base];
+		else if (i->base == INTERP_RIP_REG)
+			a += cpu->rip + i->len;
+		if (i->index < 16)
+			a += cpu->gpr[i->index] << i->shift;
+		/* Far from both ends of the canonical halves, and no alignment to check: nothing can be wrong. */
+		if (likely((uint64_t)((int64_t)(a + size) >> 47) + 1 <= 1 && (uint64_t)((int64_t)a >> 47) + 1 <= 1 &&
+			   !(cpu->rflags & X86_AC)))
+			return a;
+	}
+	return interp_linear_slow(cpu, i, size, write);
 }
 
 static inline uint64_t interp_reg_read(const struct x86_cpu *cpu, unsigned reg, unsigned size)
@@ -128,13 +144,38 @@ bool interp_bind_vector(struct x86_cpu *cpu, struct interp_insn *i, const ZydisD
 struct interp_vector *interp_vector_create(void); /* NULL: no memory */
 void interp_vector_destroy(struct interp_vector *v);
 
+/* What decoding depends on besides the bytes. Real and virtual-8086 mode know no VEX (SDM 2 2.3.10). */
+enum interp_mode { INTERP_MODE_REAL16, INTERP_MODE_PROT16, INTERP_MODE_32, INTERP_MODE_64, INTERP_MODE_COUNT };
+
+static inline enum interp_mode interp_mode_of(const struct x86_cpu *cpu)
+{
+	if (likely(cpu->code_size == 8))
+		return INTERP_MODE_64;
+	if (cpu->code_size == 4)
+		return INTERP_MODE_32;
+	return x86_protected(cpu) ? INTERP_MODE_PROT16 : INTERP_MODE_REAL16;
+}
+
 /* The engine's per-vCPU state: cpu->engine_data. */
 struct interp {
 	struct interp_vector *vector;
 	struct interp_cache *cache;
-	ZydisDecoder decoder[3]; /* 16, 32, 64-bit */
-	bool abort_block;	 /* set by a handler or hook: leave the block after this instruction */
+	const struct interp_block *block; /* being executed, or NULL; for the instruction count after an unwind */
+	uint64_t block_rip;		  /* its first instruction's */
+	bool abort_block; /* set by a handler or hook: leave the block after this instruction */
+	bool stepping;	  /* one instruction (one iteration of REP) at a time */
+	ZydisDecoder decoder[INTERP_MODE_COUNT];
 };
+
+/* Decoding (decode.c). Which features and vendor the decoder follows: after creation and when CPUID changed. */
+void interp_decoders_init(struct x86_cpu *cpu, struct interp *in);
+/*
+ * Decode and bind the instruction at bytes[0..avail). False: it goes on behind `avail` bytes (fewer than 15).
+ * Otherwise *out can be executed; bytes that are no instruction give one that raises. Puts the FPU away.
+ */
+bool interp_decode(struct x86_cpu *cpu, enum interp_mode mode, const uint8_t *bytes, unsigned avail,
+		   struct interp_insn *out);
+#define INTERP_INSN_MAX 15
 
 static inline struct interp *interp_of(struct x86_cpu *cpu)
 {
