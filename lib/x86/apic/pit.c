@@ -421,7 +421,7 @@ void pit_restart_locked(struct irqchip *chip)
 		struct pit_channel *ch = &chip->pit.ch[n];
 
 		ch->switch_tick = 0;
-		ch->start = ticks_of(now_ns);
+		ch->start = ch->loaded ? ticks_of(now_ns) : 0;
 		ch->held = 0;
 		ch->count = ch->reload;
 		ch->running = ch->loaded && ch->gate && !is_triggered(ch);
