@@ -2,6 +2,9 @@
 # How sources become objects and objects become programs. Sources are found by folder:
 # a new .c file needs no line here.
 
+# V=1 shows the commands.
+Q := $(if $(V),,@)
+
 WARN := -Wall -Wextra -Werror -Wmissing-prototypes -Wstrict-prototypes -Wpointer-arith -Wvla -Wwrite-strings \
 	-Wno-clobbered
 CSTD := -std=gnu11
@@ -29,35 +32,43 @@ all: $(BUILD)/trapeze $(BUILD)/libtrapeze.so $(BUILD)/libtrapeze.a
 
 $(LIB_PLAIN_SRC:%.c=$(BUILD)/obj/%.o): $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(BASE_CFLAGS) -c $< -o $@
+	@echo '  CC      $@'
+	$(Q)$(CC) $(BASE_CFLAGS) -c $< -o $@
 
 $(LIB_GUEST_SRC:%.c=$(BUILD)/obj/%.o): $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(GUEST_CFLAGS) -c $< -o $@
+	@echo '  CC      $@'
+	$(Q)$(CC) $(GUEST_CFLAGS) -c $< -o $@
 
 $(VMM_OBJ): $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(VMM_CFLAGS) -c $< -o $@
+	@echo '  CC      $@'
+	$(Q)$(CC) $(VMM_CFLAGS) -c $< -o $@
 
 # Archives, so that a unit test links only what it uses.
 $(BUILD)/libtrapeze.a: $(LIB_OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	@echo '  AR      $@'
+	$(Q)ar rcs $@ $^
 
 $(BUILD)/libvmm.a: $(VMM_LIB_OBJ)
 	@rm -f $@
-	ar rcs $@ $^
+	@echo '  AR      $@'
+	$(Q)ar rcs $@ $^
 
 $(BUILD)/libtrapeze.so: $(LIB_OBJ)
-	$(CC) $(SAN) -shared -Wl,-soname,libtrapeze.so.1 -Wl,--no-undefined -o $@ $^ $(LDLIBS)
+	@echo '  LD      $@'
+	$(Q)$(CC) $(SAN) -shared -Wl,-soname,libtrapeze.so.1 -Wl,--no-undefined -o $@ $^ $(LDLIBS)
 
 $(BUILD)/trapeze: $(BUILD)/obj/vmm/cli/main.o $(BUILD)/libvmm.a $(BUILD)/libtrapeze.a
-	$(CC) $(SAN) -o $@ $^ $(LDLIBS)
+	@echo '  LD      $@'
+	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
 
 # A unit test may use the internals of both.
 $(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libvmm.a $(BUILD)/libtrapeze.a
 	@mkdir -p $(@D)
-	$(CC) $(VMM_CFLAGS) -Itests/unit -o $@ $< $(BUILD)/libvmm.a $(BUILD)/libtrapeze.a $(LDLIBS) -lcmocka
+	@echo '  CC      $@'
+	$(Q)$(CC) $(VMM_CFLAGS) -Itests/unit -o $@ $< $(BUILD)/libvmm.a $(BUILD)/libtrapeze.a $(LDLIBS) -lcmocka
 
 unit: $(UNIT_BIN)
 

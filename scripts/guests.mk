@@ -14,17 +14,17 @@ guests: $(GUESTS)
 
 $(BUILD)/guests/%64.flat: tests/cpu/%64.c tests/cpu/lib/start64.S tests/cpu/lib/guest.c tests/cpu/lib/guest.h tests/cpu/lib/guest.lds
 	@mkdir -p $(@D)
-	$(CC) -m64 $(GUEST_FLAGS) $(GUEST_LINK) -o $(@:.flat=.elf) tests/cpu/lib/start64.S tests/cpu/lib/guest.c $<
-	objcopy -O elf32-i386 $(@:.flat=.elf) $@
+	@$(CC) -m64 $(GUEST_FLAGS) $(GUEST_LINK) -o $(@:.flat=.elf) tests/cpu/lib/start64.S tests/cpu/lib/guest.c $<
+	@objcopy -O elf32-i386 $(@:.flat=.elf) $@
 
 $(BUILD)/guests/%32.flat: tests/cpu/%32.c tests/cpu/lib/guest.lds
 	@mkdir -p $(@D)
-	$(CC) -m32 $(GUEST_FLAGS) $(GUEST_LINK) -o $@ $<
+	@$(CC) -m32 $(GUEST_FLAGS) $(GUEST_LINK) -o $@ $<
 
 .PHONY: bench-programs
 bench-programs: $(BUILD)/guests/loop64.flat
 
 $(BUILD)/guests/loop64.flat: bench/loop64.c tests/cpu/lib/start64.S tests/cpu/lib/guest.c tests/cpu/lib/guest.h tests/cpu/lib/guest.lds
 	@mkdir -p $(@D)
-	$(CC) -m64 $(GUEST_FLAGS) $(GUEST_LINK) -o $(@:.flat=.elf) tests/cpu/lib/start64.S tests/cpu/lib/guest.c $<
-	objcopy -O elf32-i386 $(@:.flat=.elf) $@
+	@$(CC) -m64 $(GUEST_FLAGS) $(GUEST_LINK) -o $(@:.flat=.elf) tests/cpu/lib/start64.S tests/cpu/lib/guest.c $<
+	@objcopy -O elf32-i386 $(@:.flat=.elf) $@
