@@ -176,13 +176,18 @@ static int get_msrs(const struct call *c)
 	return (int)n;
 }
 
+/*
+ * TSC_ADJUST is restored without moving the TSC, and exactly: vCPUs that were in step stay so, whichever of the two
+ * MSRs comes first.
+ */
 static bool set_msr(struct vcpu *vcpu, uint32_t index, uint64_t value)
 {
-	switch (index) {
-	case MSR_TSC: vcpu_tsc_restore(vcpu, value); return true;
-	case MSR_TSC_ADJUST: vcpu_tsc_adjust_restore(vcpu, value); return true;
-	default: return x86_msr_set(&vcpu->cpu, index, value);
-	}
+	if (index != MSR_TSC_ADJUST)
+		return x86_msr_set(&vcpu->cpu, index, value);
+	if (!x86_has(&vcpu->cpu, X86_FEAT_TSC_ADJUST))
+		return false;
+	vcpu_tsc_adjust_restore(vcpu, value);
+	return true;
 }
 
 static int set_msrs(const struct call *c)

@@ -60,14 +60,10 @@ static uint64_t platform_tsc_read(struct x86_cpu *cpu)
 	return vcpu_tsc_now(vcpu_of(cpu));
 }
 
-/* WRMSR to the TSC moves IA32_TSC_ADJUST by as much (SDM 3B 17.17.3); the offset below it stays. */
+/* The client's write (KVM_SET_MSRS). A guest's WRMSR moves IA32_TSC_ADJUST instead: the MSR table does that. */
 static void platform_tsc_write(struct x86_cpu *cpu, uint64_t value)
 {
-	uint64_t moved = value - vcpu_tsc_now(vcpu_of(cpu));
-
-	__atomic_store_n(&cpu->msr.tsc_adjust, cpu->msr.tsc_adjust + moved, __ATOMIC_RELAXED);
-	if (cpu->lapic)
-		lapic_tsc_changed(cpu);
+	vcpu_tsc_restore(vcpu_of(cpu), value);
 }
 
 /* The client keeps the interrupt controller: a lower TPR may let an interrupt of its through. */
