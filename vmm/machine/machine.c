@@ -217,7 +217,7 @@ static int create_vcpus(struct machine *m)
 	if (!m->vcpu)
 		return -ENOMEM;
 	for (unsigned i = 0; i < m->config->cpus && !err; i++) {
-		err = vcpu_create(&m->host, &m->vcpu[i], i, m->config->cpus, &m->cpu_model);
+		err = vmm_vcpu_create(&m->host, &m->vcpu[i], i, m->config->cpus, &m->cpu_model);
 		if (!err)
 			m->vcpu_count++;
 	}
@@ -244,7 +244,7 @@ static int power_on(struct machine *m)
 	if (!err)
 		err = create_vcpus(m);
 	if (!err)
-		err = vcpu_set_entry(&m->vcpu[0], &entry);
+		err = vmm_vcpu_set_entry(&m->vcpu[0], &entry);
 	return err;
 }
 
@@ -252,14 +252,14 @@ static void stop_vcpus(struct machine *m)
 {
 	atomic_store(&m->host.stop, true);
 	for (unsigned i = 0; i < m->vcpu_count; i++)
-		vcpu_join(&m->vcpu[i]);
+		vmm_vcpu_join(&m->vcpu[i]);
 }
 
 /* Undo power_on(), however far it got. vCPU threads have ended. */
 static void power_off(struct machine *m)
 {
 	for (unsigned i = m->vcpu_count; i-- > 0;)
-		vcpu_destroy(&m->vcpu[i]);
+		vmm_vcpu_destroy(&m->vcpu[i]);
 	free(m->vcpu);
 	m->vcpu = NULL;
 	m->vcpu_count = 0;
@@ -318,7 +318,7 @@ static void run_once(struct machine *m)
 	int err = power_on(m);
 
 	for (unsigned i = 0; i < m->vcpu_count && !err; i++)
-		err = vcpu_start(&m->vcpu[i]);
+		err = vmm_vcpu_start(&m->vcpu[i]);
 	if (err)
 		end_machine(m, END_FAILED, EXIT_FAILURE);
 	else
@@ -326,7 +326,7 @@ static void run_once(struct machine *m)
 	stop_vcpus(m);
 	if (m->config->stats)
 		for (unsigned i = 0; i < m->vcpu_count; i++)
-			vcpu_print_stats(&m->vcpu[i]);
+			vmm_vcpu_print_stats(&m->vcpu[i]);
 	power_off(m);
 }
 
@@ -355,7 +355,7 @@ static int setup_events(struct machine *m)
 		sigaddset(&set, signals[i]);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN); /* a reader that went away is an error of write() */
-	vcpu_setup_signals();
+	vmm_vcpu_setup_signals();
 	m->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	m->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (m->signal_fd >= 0 && m->event_fd >= 0)

@@ -23,7 +23,7 @@ static void kick_handler(int signal)
 	(void)signal; /* its arrival is enough: KVM_RUN returns EINTR */
 }
 
-void vcpu_setup_signals(void)
+void vmm_vcpu_setup_signals(void)
 {
 	struct sigaction action = { .sa_handler = kick_handler };
 
@@ -46,7 +46,7 @@ static int set_cpuid(struct vcpu *vcpu, unsigned cpus, const struct cpu_model *m
 	return err;
 }
 
-int vcpu_create(struct vcpu_host *host, struct vcpu *vcpu, unsigned id, unsigned cpus, const struct cpu_model *model)
+int vmm_vcpu_create(struct vcpu_host *host, struct vcpu *vcpu, unsigned id, unsigned cpus, const struct cpu_model *model)
 {
 	const struct accel *accel = host->accel;
 	int size = accel->ioctl(accel->system_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
@@ -71,11 +71,11 @@ int vcpu_create(struct vcpu_host *host, struct vcpu *vcpu, unsigned id, unsigned
 		err = set_cpuid(vcpu, cpus, model);
 	}
 	if (err)
-		vcpu_destroy(vcpu);
+		vmm_vcpu_destroy(vcpu);
 	return err;
 }
 
-void vcpu_destroy(struct vcpu *vcpu)
+void vmm_vcpu_destroy(struct vcpu *vcpu)
 {
 	if (vcpu->run)
 		munmap(vcpu->run, vcpu->run_size);
@@ -124,7 +124,7 @@ static void entry_sregs(struct kvm_sregs *s, const struct boot_entry *entry)
 	}
 }
 
-int vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry)
+int vmm_vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry)
 {
 	struct kvm_sregs sregs;
 	struct kvm_regs regs = {
@@ -152,7 +152,7 @@ enum vcpu_next { VCPU_CONTINUE, VCPU_STOP };
 
 static enum vcpu_next vcpu_fail(struct vcpu *vcpu)
 {
-	vcpu_dump(vcpu);
+	vmm_vcpu_dump(vcpu);
 	vcpu->host->failed(vcpu->host->ctx);
 	return VCPU_STOP;
 }
@@ -262,7 +262,7 @@ static void *vcpu_thread(void *arg)
 	return NULL;
 }
 
-int vcpu_start(struct vcpu *vcpu)
+int vmm_vcpu_start(struct vcpu *vcpu)
 {
 	sigset_t kick, old;
 	int err;
@@ -286,7 +286,7 @@ int vcpu_start(struct vcpu *vcpu)
 	return 0;
 }
 
-void vcpu_join(struct vcpu *vcpu)
+void vmm_vcpu_join(struct vcpu *vcpu)
 {
 	if (!vcpu->started)
 		return;
@@ -305,7 +305,7 @@ static void dump_segment(const char *name, const struct kvm_segment *s)
 		s->selector, s->base, s->limit, s->type, s->s, s->dpl, s->present, s->db, s->l, s->g);
 }
 
-void vcpu_dump(struct vcpu *vcpu)
+void vmm_vcpu_dump(struct vcpu *vcpu)
 {
 	struct kvm_regs r;
 	struct kvm_sregs s;
@@ -347,7 +347,7 @@ static void print_library_stats(const struct vcpu *vcpu)
 	}
 }
 
-void vcpu_print_stats(const struct vcpu *vcpu)
+void vmm_vcpu_print_stats(const struct vcpu *vcpu)
 {
 	fprintf(stderr, "vCPU %u (%s):\n", vcpu->id, vcpu->host->accel->name);
 	for (unsigned i = 0; i < VCPU_EXIT_REASONS; i++)

@@ -40,22 +40,22 @@ struct vcpu {
 };
 
 /* Create the vCPU with its CPUID. 0, or -errno with a message. Thread: main. */
-int vcpu_create(struct vcpu_host *host, struct vcpu *vcpu, unsigned id, unsigned cpus, const struct cpu_model *model);
-void vcpu_destroy(struct vcpu *vcpu); /* its thread has ended */
+int vmm_vcpu_create(struct vcpu_host *host, struct vcpu *vcpu, unsigned id, unsigned cpus, const struct cpu_model *model);
+void vmm_vcpu_destroy(struct vcpu *vcpu); /* its thread has ended */
 
 /* Put the BSP where the boot image starts. 0, or -errno with a message. */
-int vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry);
+int vmm_vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry);
 
-int vcpu_start(struct vcpu *vcpu); /* 0, or -errno with a message */
+int vmm_vcpu_start(struct vcpu *vcpu); /* 0, or -errno with a message */
 /* host->stop must be set. Makes the thread leave KVM_RUN and waits for it. */
-void vcpu_join(struct vcpu *vcpu);
+void vmm_vcpu_join(struct vcpu *vcpu);
 
 /* Registers in text on stderr. Thread: the vCPU's, or any once it ended. */
-void vcpu_dump(struct vcpu *vcpu);
+void vmm_vcpu_dump(struct vcpu *vcpu);
 /* Exits by reason and, from libtrapeze, its counters, on stderr. Thread: main, vCPU ended. */
-void vcpu_print_stats(const struct vcpu *vcpu);
+void vmm_vcpu_print_stats(const struct vcpu *vcpu);
 
 /* Once a process, before the first vCPU: the signal that makes a vCPU leave KVM_RUN. */
-void vcpu_setup_signals(void);
+void vmm_vcpu_setup_signals(void);
 
 #endif
