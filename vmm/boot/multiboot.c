@@ -218,7 +218,7 @@ static int put_info(struct loader *ld, uint64_t initrd)
 
 int multiboot_load(struct loader *ld)
 {
-	uint64_t entry, end, initrd;
+	uint64_t entry = 0, end = 0, initrd;
 	int err = load_image(ld, &entry, &end);
 
 	if (err)
