@@ -249,6 +249,7 @@ static void base_transitions(tz_unused void **state)
 	assert_true(wr(f, 1, MSR_APIC_BASE, base | EN | EXTD));
 	assert_false(lapic_mmio_match(f->cpu[1], GPA(0xfee00020)));
 	assert_false(wr(f, 1, MSR_APIC_BASE, base | EN));
+	assert_true(wr(f, 1, MSR_APIC_BASE, base | EN | EXTD)); /* no change */
 	assert_true(wr(f, 1, MSR_APIC_BASE, base));
 	assert_false(lapic_enabled(f->cpu[1]));
 	assert_int_equal(f->cpu[1]->msr.apic_base, base);

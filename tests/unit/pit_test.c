@@ -284,6 +284,10 @@ static void reinjection_pic(tz_unused void **state)
 		fakechip_out(f, 0x20, 0x20);
 	assert_int_equal(taken, 7);
 	assert_int_equal(f->timer[PIT_TIMER], tick_ns(1000 + 11932 * 8));
+	fakechip_run_to(f, tick_ns(1000 + 11932 * 10)); /* three expiries in time, and a vCPU that is late */
+	for (taken = 0; lapic_irq_ack(f->cpu[0]) == 0x20; taken++)
+		fakechip_out(f, 0x20, 0x20);
+	assert_int_equal(taken, 3);
 	at(f, 11932 * 11 + 10);
 	fakechip_out(f, 0x21, 1); /* masked: lost, but for the one in the edge latch */
 	irqchip_timer_expired(f->chip, PIT_TIMER);
