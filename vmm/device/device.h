@@ -20,6 +20,7 @@ struct device_ops {
 	const char *name;
 	unsigned min_size, max_size; /* legal access sizes in bytes; the bus splits or widens others */
 	void (*reset)(struct device *dev);
+	/* Only the low `size` bytes of the result count. */
 	uint64_t (*read)(struct device *dev, unsigned region, uint64_t offset, unsigned size);
 	void (*write)(struct device *dev, unsigned region, uint64_t offset, uint64_t value, unsigned size);
 	void (*destroy)(struct device *dev); /* frees dev */
