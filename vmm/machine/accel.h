@@ -11,7 +11,7 @@
 
 struct accel {
 	const char *name; /* "kvm", or libtrapeze's engine */
-	bool software;	  /* libtrapeze */
+	bool software;    /* libtrapeze */
 	int system_fd;
 	int (*ioctl)(int fd, unsigned long request, uintptr_t arg); /* -1 and errno, like ioctl(2) */
 	int (*close)(int fd);

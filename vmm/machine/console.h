@@ -15,10 +15,10 @@
 
 struct console {
 	struct chardev dev; /* first: the device sees this */
-	int in_fd;	    /* -1: no input */
-	int out_fd;	    /* -1: output vanishes */
+	int in_fd;          /* -1: no input */
+	int out_fd;         /* -1: output vanishes */
 	const char *out_name;
-	bool escape;	    /* Ctrl-A was typed */
+	bool escape; /* Ctrl-A was typed */
 	bool in_is_terminal;
 	uint8_t queue[CONSOLE_QUEUE]; /* typed, not yet taken by the guest */
 	unsigned queued;

@@ -516,16 +516,13 @@ void cpu_model_for_vcpu(const struct cpu_model *model, unsigned id, unsigned cpu
 			if (e->eax & 31)
 				e->eax = (e->eax & 0x3fff) | ((1u << id_bits(cpus)) - 1) << 26;
 			break;
-		case 0x80000008:
-			e->ecx = cpus > 1 ? id_bits(cpus) << 12 | (cpus - 1) : 0;
-			break;
+		case 0x80000008: e->ecx = cpus > 1 ? id_bits(cpus) << 12 | (cpus - 1) : 0; break;
 		case 0x8000001e:
 			e->eax = id;
 			e->ebx = id;
 			e->ecx = 0;
 			break;
-		default:
-			break;
+		default: break;
 		}
 	}
 }

@@ -19,6 +19,7 @@
 #include "machine/console.h"
 #include "machine/cpu_model.h"
 #include "machine/image.h"
+#include "machine/legacy.h"
 #include "machine/message.h"
 #include "machine/ram.h"
 #include "machine/terminal.h"
@@ -231,7 +232,8 @@ static int power_on(struct machine *m)
 	int err = ram_create(&m->ram, m->config->memory);
 
 	if (err) {
-		msg_error("--memory: cannot get %llu MiB: %s", (unsigned long long)m->config->memory >> 20, strerror(-err));
+		msg_error("--memory: cannot get %llu MiB: %s", (unsigned long long)m->config->memory >> 20,
+			  strerror(-err));
 		return err;
 	}
 	err = create_vm(m);
@@ -239,8 +241,10 @@ static int power_on(struct machine *m)
 		err = create_board(m);
 	if (!err) {
 		board_reset(m->board);
-		err = load_image(m, &entry);
+		err = legacy_setup(&m->accel, m->host.vm_fd, &m->ram);
 	}
+	if (!err)
+		err = load_image(m, &entry);
 	if (!err)
 		err = create_vcpus(m);
 	if (!err)

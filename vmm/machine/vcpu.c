@@ -46,7 +46,8 @@ static int set_cpuid(struct vcpu *vcpu, unsigned cpus, const struct cpu_model *m
 	return err;
 }
 
-int vmm_vcpu_create(struct vcpu_host *host, struct vcpu *vcpu, unsigned id, unsigned cpus, const struct cpu_model *model)
+int vmm_vcpu_create(struct vcpu_host *host, struct vcpu *vcpu, unsigned id, unsigned cpus,
+		    const struct cpu_model *model)
 {
 	const struct accel *accel = host->accel;
 	int size = accel->ioctl(accel->system_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
@@ -119,7 +120,7 @@ static void entry_sregs(struct kvm_sregs *s, const struct boot_entry *entry)
 	if (long_mode) {
 		s->cr0 |= UINT64_C(0x80000000);
 		s->cr3 = entry->cr3;
-		s->cr4 = 0x20;	 /* PAE */
+		s->cr4 = 0x20;   /* PAE */
 		s->efer = 0x500; /* LME, LMA */
 	}
 }
@@ -352,8 +353,8 @@ void vmm_vcpu_print_stats(const struct vcpu *vcpu)
 	fprintf(stderr, "vCPU %u (%s):\n", vcpu->id, vcpu->host->accel->name);
 	for (unsigned i = 0; i < VCPU_EXIT_REASONS; i++)
 		if (vcpu->exits[i])
-			fprintf(stderr, "  exits to the monitor: %-6s %15llu\n", exit_rows[i].name ? exit_rows[i].name : "other",
-				(unsigned long long)vcpu->exits[i]);
+			fprintf(stderr, "  exits to the monitor: %-6s %15llu\n",
+				exit_rows[i].name ? exit_rows[i].name : "other", (unsigned long long)vcpu->exits[i]);
 	if (vcpu->host->accel->software)
 		print_library_stats(vcpu);
 }

@@ -40,7 +40,8 @@ struct vcpu {
 };
 
 /* Create the vCPU with its CPUID. 0, or -errno with a message. Thread: main. */
-int vmm_vcpu_create(struct vcpu_host *host, struct vcpu *vcpu, unsigned id, unsigned cpus, const struct cpu_model *model);
+int vmm_vcpu_create(struct vcpu_host *host, struct vcpu *vcpu, unsigned id, unsigned cpus,
+		    const struct cpu_model *model);
 void vmm_vcpu_destroy(struct vcpu *vcpu); /* its thread has ended */
 
 /* Put the BSP where the boot image starts. 0, or -errno with a message. */
