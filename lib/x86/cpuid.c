@@ -105,7 +105,7 @@ static uint64_t derive_efer(const struct x86_cpu *cpu)
 {
 	return (x86_has(cpu, X86_FEAT_SYSCALL) ? X86_EFER_SCE : 0) |
 	       (x86_has(cpu, X86_FEAT_LM) ? X86_EFER_LME | X86_EFER_LMA : 0) |
-	       (x86_has(cpu, X86_FEAT_NX) ? X86_EFER_NXE : 0) |
+	       (x86_has(cpu, X86_FEAT_NX) ? X86_EFER_NXE : 0) | (x86_has(cpu, X86_FEAT_FXSR_OPT) ? X86_EFER_FFXSR : 0) |
 	       (x86_has(cpu, X86_FEAT_AUTOIBRS) ? X86_EFER_AUTOIBRS : 0);
 }
 
