@@ -48,6 +48,7 @@ void interp_cache_wipe(struct x86_cpu *cpu, struct interp_cache *c)
 	memset(c->table, 0, sizeof(c->table));
 	c->used = 0;
 	c->code_writes = 0;
+	c->wipes++;
 	x86_tlb_unprotect_all_code(cpu);
 }
 
@@ -58,7 +59,7 @@ void interp_cache_written(struct x86_cpu *cpu, gpa_t gpa, unsigned len)
 
 	(void)len; /* inside one page */
 	in->cache->code_writes++;
-	if (in->block && (in->block->key << 4 >> 4 & ~TZ_PAGE_MASK) == page)
+	if (in->block && (in->block->key & INTERP_KEY_GPA & ~TZ_PAGE_MASK) == page)
 		in->abort_block = true;
 }
 
@@ -125,6 +126,7 @@ static void arena_commit(struct interp_cache *c, struct interp_block *b, const u
 
 	tz_copy(copy, source, b->bytes);
 	b->source = copy;
+	b->link[0].block = b->link[1].block = NULL;
 	c->used += (size + 63) & ~(size_t)63;
 	*interp_block_slot(c, b->key) = b;
 }
@@ -142,6 +144,7 @@ static bool decode_straddling(struct x86_cpu *cpu, struct interp_block *b, uint6
 	b->count = 1;
 	b->bytes = b->insn->len;
 	b->head = (uint16_t)head;
+	b->key |= INTERP_KEY_STRADDLES;
 	return true;
 }
 
@@ -208,11 +211,24 @@ static const struct x86_tlb_entry *exec_entry(struct x86_cpu *cpu, uint64_t line
 	return e->tag_exec == (linear & ~TZ_PAGE_MASK) ? e : NULL;
 }
 
-const struct interp_block *interp_block_slow(struct x86_cpu *cpu, struct interp *in)
+/* A straddling block at `key`, both parts as they are in memory now; or NULL. */
+static const struct interp_block *find_straddling(struct x86_cpu *cpu, struct interp_cache *c, uint64_t key,
+						  uint64_t linear, const uint8_t *host)
+{
+	struct interp_block *b = *interp_block_slot(c, key | INTERP_KEY_STRADDLES);
+
+	if (!b || b->key != (key | INTERP_KEY_STRADDLES) || !interp_block_in_limit(cpu, b) ||
+	    !interp_bytes_same(host, b->source, b->head) || !tail_same(cpu, b, linear))
+		return NULL;
+	return b;
+}
+
+static const struct interp_block *block_slow(struct x86_cpu *cpu, struct interp *in)
 {
 	uint64_t linear = interp_code_linear(cpu), key;
 	struct interp_cache *c = in->cache;
 	const struct x86_tlb_entry *e;
+	const struct interp_block *found;
 	struct interp_block *b;
 	const uint8_t *host;
 
@@ -220,10 +236,16 @@ const struct interp_block *interp_block_slow(struct x86_cpu *cpu, struct interp 
 	/* Sequential execution can run off the canonical range or past the limit: #GP(0) on the fetch. */
 	x86_check_rip(cpu, cpu->rip);
 	e = exec_entry(cpu, linear);
-	if (!e)
+	/* Where the limit cuts, its #GP comes before any page fault. */
+	if (!e || (cpu->code_size != 8 && cpu->seg[X86_CS].limit - cpu->rip < INTERP_INSN_MAX))
 		return decode_single(cpu, in, linear);
 	key = interp_block_key(cpu, e->gpa | (linear & TZ_PAGE_MASK));
 	host = (const uint8_t *)(linear + e->addend);
+	if ((linear & TZ_PAGE_MASK) > TZ_PAGE_SIZE - INTERP_INSN_MAX) {
+		found = find_straddling(cpu, c, key, linear, host);
+		if (found)
+			return found;
+	}
 	b = *interp_block_slot(c, key);
 	if (!b || b->key != key || b->epoch != c->epoch || e->tag_write == (linear & ~TZ_PAGE_MASK))
 		watch_page(cpu, c, linear, e->gpa);
@@ -231,15 +253,42 @@ const struct interp_block *interp_block_slow(struct x86_cpu *cpu, struct interp 
 		b->epoch = c->epoch;
 		if (!interp_block_in_limit(cpu, b))
 			return decode_single(cpu, in, linear);
-		if (interp_bytes_same(host, b->source, b->head) && (b->head == b->bytes || tail_same(cpu, b, linear)))
+		if (interp_bytes_same(host, b->source, b->bytes))
 			return b;
 		STAT_INC(cpu, BLOCKS_INVALIDATED);
 	}
-	/* Where the limit cuts, its #GP comes before any page fault. */
-	if (cpu->code_size != 8 && cpu->seg[X86_CS].limit - cpu->rip < INTERP_INSN_MAX)
-		return decode_single(cpu, in, linear);
 	b = decode_block(cpu, c, key, linear, host);
 	if (!b || !interp_block_in_limit(cpu, b))
 		return decode_single(cpu, in, linear);
+	return b;
+}
+
+const struct interp_block *interp_block_find(struct x86_cpu *cpu, struct interp *in)
+{
+	uint64_t linear = interp_code_linear(cpu);
+	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, cpu->mmu_index, linear);
+
+	if (likely(interp_page_ready(e, linear))) {
+		uint64_t key = interp_block_key(cpu, e->gpa | (linear & TZ_PAGE_MASK));
+		const struct interp_block *b = *interp_block_slot(in->cache, key);
+
+		if (likely(b && interp_block_valid(cpu, in->cache, b, e, linear)))
+			return b;
+	}
+	return block_slow(cpu, in);
+}
+
+const struct interp_block *interp_block_link(struct x86_cpu *cpu, struct interp *in, struct interp_block *from)
+{
+	struct interp_cache *c = in->cache;
+	uint64_t wipes = c->wipes, rip = cpu->rip;
+	const struct interp_block *b = interp_block_find(cpu, in);
+
+	/* `from` may be gone, and the single block is another one each time. */
+	if (c->wipes != wipes || from == &c->single.block || b == &c->single.block || (b->key & INTERP_KEY_STRADDLES))
+		return b;
+	from->link[1] = from->link[0];
+	from->link[0].rip = rip;
+	from->link[0].block = (struct interp_block *)(uintptr_t)b;
 	return b;
 }

@@ -23,8 +23,13 @@ struct interp_block {
 	uint32_t epoch; /* when its page was last looked at for write tracking */
 	uint16_t count; /* instructions */
 	uint16_t bytes; /* of source */
-	uint16_t head;  /* of them in the first page: fewer only in a block of one instruction */
 	const uint8_t *source;
+	/* Where execution went from here: a guess that saves the look-up, always verified. */
+	struct {
+		uint64_t rip;
+		struct interp_block *block; /* NULL: none */
+	} link[2];
+	uint16_t head; /* bytes in the first page: fewer than all only with INTERP_KEY_STRADDLES */
 	struct interp_insn insn[];
 };
 
@@ -32,6 +37,7 @@ struct interp_cache {
 	struct interp_block *table[1u << INTERP_TABLE_BITS];
 	uint32_t epoch;
 	uint32_t code_writes; /* reports of writes to watched pages in this epoch */
+	uint64_t wipes;       /* since creation: what pointed into the arena before the last one is dead */
 	uint8_t *arena;
 	size_t used;
 	/* One instruction that can not be cached: no memory slot, or it runs into CS's limit. */
@@ -48,13 +54,14 @@ void interp_cache_wipe(struct x86_cpu *cpu, struct interp_cache *c);
 /* tlb->code_written */
 void interp_cache_written(struct x86_cpu *cpu, gpa_t gpa, unsigned len);
 
-/* The block at CS:RIP when interp_block_find() could not say at once. Raises what the fetch raises. */
-const struct interp_block *interp_block_slow(struct x86_cpu *cpu, struct interp *in);
-
 static inline uint64_t interp_code_linear(const struct x86_cpu *cpu)
 {
 	return likely(cpu->code_size == 8) ? cpu->rip : (uint32_t)(cpu->seg[X86_CS].base + cpu->rip);
 }
+
+/* In a key above the GPA: the mode, and that the block is one instruction across a page end. */
+#define INTERP_KEY_GPA (BIT64(60) - 1)
+#define INTERP_KEY_STRADDLES BIT64(62)
 
 static inline uint64_t interp_block_key(const struct x86_cpu *cpu, uint64_t gpa)
 {
@@ -90,22 +97,44 @@ static inline bool interp_block_in_limit(const struct x86_cpu *cpu, const struct
 	return last <= cpu->seg[X86_CS].limit && (cpu->code_size == 4 || last <= 0xffff);
 }
 
-/* The block at CS:RIP. Raises what the fetch raises. */
-static inline const struct interp_block *interp_block_find(struct x86_cpu *cpu, struct interp *in)
+/* May `b` run at `linear`, whose TLB entry is `e`? Straddling blocks and those never looked at say no. */
+static inline bool interp_block_valid(struct x86_cpu *cpu, const struct interp_cache *c, const struct interp_block *b,
+				      const struct x86_tlb_entry *e, uint64_t linear)
 {
-	uint64_t linear = interp_code_linear(cpu), page = linear & ~TZ_PAGE_MASK;
+	return likely(b->key == interp_block_key(cpu, e->gpa | (linear & TZ_PAGE_MASK)) && b->epoch == c->epoch &&
+		      interp_block_in_limit(cpu, b) &&
+		      interp_bytes_same((const uint8_t *)(linear + e->addend), b->source, b->bytes));
+}
+
+/* A page that can be written where it executes must be watched: the slow path sees to it. */
+static inline bool interp_page_ready(const struct x86_tlb_entry *e, uint64_t linear)
+{
+	uint64_t page = linear & ~TZ_PAGE_MASK;
+
+	return likely(e->tag_exec == page && e->tag_write != page);
+}
+
+/* The block at CS:RIP. Raises what the fetch raises. */
+const struct interp_block *interp_block_find(struct x86_cpu *cpu, struct interp *in);
+/* The same, and remember it as a successor of `from`. */
+const struct interp_block *interp_block_link(struct x86_cpu *cpu, struct interp *in, struct interp_block *from);
+
+/* The block at CS:RIP after `from`. */
+static inline const struct interp_block *interp_block_next(struct x86_cpu *cpu, struct interp *in,
+							   const struct interp_block *from)
+{
+	uint64_t linear = interp_code_linear(cpu);
 	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, cpu->mmu_index, linear);
 
-	if (likely(e->tag_exec == page && e->tag_write != page)) {
-		uint64_t key = interp_block_key(cpu, e->gpa | (linear & TZ_PAGE_MASK));
-		const struct interp_block *b = *interp_block_slot(in->cache, key);
+	if (likely(interp_page_ready(e, linear))) {
+		for (unsigned n = 0; n < ARRAY_SIZE(from->link); n++) {
+			const struct interp_block *b = from->link[n].block;
 
-		if (likely(b && b->key == key && b->epoch == in->cache->epoch && b->head == b->bytes &&
-			   interp_block_in_limit(cpu, b) &&
-			   interp_bytes_same((const uint8_t *)(linear + e->addend), b->source, b->bytes)))
-			return b;
+			if (from->link[n].rip == cpu->rip && b && interp_block_valid(cpu, in->cache, b, e, linear))
+				return b;
+		}
 	}
-	return interp_block_slow(cpu, in);
+	return interp_block_link(cpu, in, (struct interp_block *)(uintptr_t)from);
 }
 
 #endif

@@ -93,9 +93,10 @@ static void step(struct x86_cpu *cpu, struct interp *in)
 /* Blocks one after the other while nothing asks for more than that. */
 static void run_blocks(struct x86_cpu *cpu, struct interp *in)
 {
+	const struct interp_block *b = interp_block_find(cpu, in);
+
 	in->abort_block = false;
-	do {
-		const struct interp_block *b = interp_block_find(cpu, in);
+	for (;;) {
 		const struct interp_insn *i = b->insn, *end = i + b->count;
 
 		in->block_rip = cpu->rip;
@@ -104,10 +105,13 @@ static void run_blocks(struct x86_cpu *cpu, struct interp *in)
 			i->exec(cpu, i);
 			i++;
 		} while (i != end && likely(!in->abort_block));
-		STAT_ADD(cpu, INSNS, (uint64_t)(i - b->insn));
+		STAT_ADD(cpu, INSNS, likely(i == end) ? b->count : (uint64_t)(i - b->insn));
 		if (unlikely(cpu->io.logged))
 			x86_io_finish(cpu);
-	} while (likely(!in->abort_block && !atomic_load_explicit(&cpu->attention, memory_order_relaxed)));
+		if (unlikely(in->abort_block || atomic_load_explicit(&cpu->attention, memory_order_relaxed)))
+			break;
+		b = interp_block_next(cpu, in, b);
+	}
 	in->block = NULL;
 }
 
