@@ -50,7 +50,7 @@ struct vector_info {
 	uint8_t elem;  /* bytes of a masked element */
 	uint8_t count; /* mask bits that count */
 	uint8_t mask;  /* register number, or VECTOR_NO_MASK */
-	uint8_t reg;   /* gather: destination; scatter: source; MASKMOV: data */
+	uint8_t reg;   /* gather: destination; scatter: source; MASKMOV: data; masked store: 1, no fault suppression */
 	uint8_t index; /* gather, scatter: index register */
 } __attribute__((may_alias));
 _Static_assert(sizeof(struct vector_info) == 8, "must fit interp_insn.imm");

@@ -96,9 +96,15 @@ static bool is_mask_move(ZydisMnemonic m)
 }
 
 /* Exception types under which an element that the mask turns off does not fault (SDM 2 2.8). */
-static bool suppresses_faults(ZydisExceptionClass c)
+static bool suppresses_faults(const ZydisDecodedInstruction *zi)
 {
-	switch (c) {
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEQB: /* E4NF: a mask bit's result takes more than its element. */
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
+	case ZYDIS_MNEMONIC_VDBPSADBW: return false; /* The decoder says E4. */
+	default: break;
+	}
+	switch (zi->meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_E1:
 	case ZYDIS_EXCEPTION_CLASS_E2:
 	case ZYDIS_EXCEPTION_CLASS_E3:
@@ -159,6 +165,13 @@ static bool is_opmask_insn(const ZydisDecodedInstruction *zi)
 		zi->meta.exception_class == ZYDIS_EXCEPTION_CLASS_K21 || zi->meta.isa_ext == ZYDIS_ISA_EXT_AVX512VEX);
 }
 
+/* SSE instructions that may have no XMM register among their operands. */
+static bool is_sse_to_mmx(ZydisMnemonic m)
+{
+	return m == ZYDIS_MNEMONIC_CVTPS2PI || m == ZYDIS_MNEMONIC_CVTTPS2PI || m == ZYDIS_MNEMONIC_CVTPD2PI ||
+	       m == ZYDIS_MNEMONIC_CVTTPD2PI;
+}
+
 static enum vector_class class_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
 {
 	if (vector_is_x87(zi))
@@ -167,7 +180,7 @@ static enum vector_class class_of(const ZydisDecodedInstruction *zi, const Zydis
 		return VECTOR_EVEX;
 	if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
 		return VECTOR_VEX;
-	if (has_register_class(zi, zo, ZYDIS_REGCLASS_XMM))
+	if (has_register_class(zi, zo, ZYDIS_REGCLASS_XMM) || is_sse_to_mmx(zi->mnemonic))
 		return VECTOR_SSE;
 	if (has_register_class(zi, zo, ZYDIS_REGCLASS_MMX) || zi->mnemonic == ZYDIS_MNEMONIC_EMMS)
 		return VECTOR_MMX;
@@ -193,11 +206,9 @@ static void bind_mask(struct vector_info *info, const ZydisDecodedInstruction *z
 
 	info->elem = (uint8_t)(mem->element_size / 8);
 	if (zi->avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID)
-		count = to_vector ? zo[0].element_count : zi->avx.vector_length / mem->element_size;
-	else if (to_vector && zo[0].element_count < count)
-		count = zo[0].element_count; /* coarser than the data: VPDPBUSD and the like */
-	if (count > mem->element_count && zi->avx.broadcast.mode == ZYDIS_BROADCAST_MODE_INVALID)
-		count = mem->element_count;
+		count = zi->avx.vector_length / mem->element_size;
+	if (to_vector && zo[0].element_count < count)
+		count = zo[0].element_count; /* wider than the data: a conversion, or VPDPBUSD and the like */
 	if (count < mem->element_count)
 		info->elem = (uint8_t)(info->size / count);
 	info->count = (uint8_t)count;
@@ -211,7 +222,7 @@ static interp_exec_fn *bind_memory(struct vector_info *info, enum vector_class c
 {
 	bool store = mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 	bool masked = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && zi->avx.mask.reg != ZYDIS_REGISTER_NONE &&
-		      zi->avx.mask.reg != ZYDIS_REGISTER_K0 && suppresses_faults(zi->meta.exception_class);
+		      zi->avx.mask.reg != ZYDIS_REGISTER_K0 && (store || suppresses_faults(zi));
 
 	info->size = (uint8_t)(mem->size / 8);
 	if (store)
@@ -233,6 +244,8 @@ static interp_exec_fn *bind_memory(struct vector_info *info, enum vector_class c
 	} else if (masked) {
 		bind_mask(info, zi, zo, mem);
 	}
+	if (masked && store && !(info->flags & VECTOR_MASK_VEC) && !suppresses_faults(zi))
+		info->reg = 1;
 	if (masked)
 		return store ? vector_exec_masked_store : vector_exec_masked_load;
 	return store ? vector_exec_store : vector_exec_load;
@@ -396,7 +409,9 @@ bool interp_bind_vector(struct x86_cpu *cpu, struct interp_insn *i, const ZydisD
 		bind_x87(info, zi, mem);
 	else if (has_register_class(zi, zo, ZYDIS_REGCLASS_MMX) || zi->mnemonic == ZYDIS_MNEMONIC_EMMS)
 		info->flags = VECTOR_WAITS;
-	if (class >= VECTOR_SSE && may_raise_simd_fp(zi->meta.exception_class))
+	/* With {sae} or {er} nothing is raised, whatever MXCSR says (SDM 1 15.6.3). */
+	if (class >= VECTOR_SSE && !zi->avx.has_sae && zi->avx.rounding.mode == ZYDIS_ROUNDING_MODE_INVALID &&
+	    may_raise_simd_fp(zi->meta.exception_class))
 		info->flags |= VECTOR_SIMD_FP;
 	if (mem)
 		vector_bind_mem(i, zi, mem);

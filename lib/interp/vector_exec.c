@@ -218,6 +218,9 @@ void vector_exec_masked_store(struct x86_cpu *cpu, const struct interp_insn *i)
 	uint64_t bits = active_elements(cpu, info), left;
 	uint8_t *bounce = vector_of(cpu)->bounce, *p = NULL;
 
+	if (info->reg) /* VEXTRACTF32X4 and the like, type E6NF */
+		x86_probe_write(cpu, vector_linear(cpu, i, interp_ea(cpu, i), info->size, true), info->size,
+				cpu->mmu_index);
 	if (bits)
 		p = masked_pointer(cpu, i, bits, true);
 	if (p && !runs_unmasked(cpu, info)) {

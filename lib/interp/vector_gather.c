@@ -36,14 +36,9 @@ static void gather_start(struct gather *g, struct x86_cpu *cpu, const struct int
 		return;
 	}
 	v->reg_store[info->mask](cpu, g->mask);
-	for (unsigned n = 0; n < info->count; n++) {
-		int8_t top = (int8_t)g->mask[n * info->elem + info->elem - 1];
-
-		for (unsigned b = 0; b < info->elem; b++)
-			g->mask[n * info->elem + b] = (uint8_t)(top >> 7);
-		if (top < 0)
+	for (unsigned n = 0; n < info->count; n++)
+		if (g->mask[n * info->elem + info->elem - 1] & 0x80)
 			g->bits |= BIT64(n);
-	}
 }
 
 static void gather_commit_mask(struct gather *g)
@@ -58,8 +53,16 @@ static void gather_commit_mask(struct gather *g)
 	g->progress = false;
 }
 
+static void gather_clear_upper(struct gather *g)
+{
+	tz_clear(g->data + g->info->size, 64u - g->info->size);
+}
+
+/* Processors clear the destination above the vector length after a part of the elements, too, but not with VEX. */
 static void gather_commit(struct gather *g)
 {
+	if (!(g->info->flags & VECTOR_MASK_VEC))
+		gather_clear_upper(g);
 	x86_fpu_load(g->cpu);
 	vector_of(g->cpu)->reg_load[g->info->reg](g->cpu, g->data);
 	gather_commit_mask(g);
@@ -110,15 +113,20 @@ static void element_put(uint8_t *p, unsigned size, uint64_t v)
 		guest_store32(p, (uint32_t)v);
 }
 
-static inline bool gather_active(const struct gather *g, unsigned n)
+/* An element that is off is done at once; a vector mask shows that too. */
+static inline bool gather_active(struct gather *g, unsigned n)
 {
-	return (g->bits >> n) & 1;
+	if ((g->bits >> n) & 1)
+		return true;
+	if (g->info->flags & VECTOR_MASK_VEC)
+		gather_done(g, n);
+	return false;
 }
 
 void vector_exec_gather(struct x86_cpu *cpu, const struct interp_insn *i)
 {
 	struct gather g;
-	unsigned elem, total;
+	unsigned elem;
 
 	gather_start(&g, cpu, i);
 	elem = g.info->elem;
@@ -144,8 +152,7 @@ void vector_exec_gather(struct x86_cpu *cpu, const struct interp_insn *i)
 		gather_commit(&g);
 		x86_io_finish(cpu);
 	}
-	total = g.info->size;
-	tz_clear(g.data + total, 64 - total);
+	gather_clear_upper(&g);
 	tz_clear(g.mask, 64);
 	g.bits = 0;
 	gather_commit(&g);
