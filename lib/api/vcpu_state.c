@@ -232,8 +232,8 @@ void state_get_events(struct vcpu *vcpu, struct kvm_vcpu_events *out)
 	if (ev->exc_pending && ev->exc_vector == X86_PF_EXC)
 		cpu->cr2 = ev->exc_cr2;
 	memset(out, 0, sizeof(*out));
-	/* Without KVM_CAP_EXCEPTION_PAYLOAD "pending" and "injected" are one. */
-	out->exception.injected = out->exception.pending = ev->exc_pending;
+	/* Without KVM_CAP_EXCEPTION_PAYLOAD one that is pending counts as injected. */
+	out->exception.injected = ev->exc_pending;
 	out->exception.nr = ev->exc_vector;
 	out->exception.has_error_code = ev->exc_has_error;
 	out->exception.error_code = ev->exc_error;
@@ -244,7 +244,8 @@ void state_get_events(struct vcpu *vcpu, struct kvm_vcpu_events *out)
 	out->nmi.injected = ev->nmi_injected;
 	out->nmi.pending = atomic_load(&ev->nmi_pending);
 	out->nmi.masked = ev->nmi_masked;
-	out->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
+	/* The SMM part is valid too: never in it. */
+	out->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
 }
 
 static int check_events(const struct kvm_vcpu_events *in)

@@ -70,7 +70,7 @@ int state_set_fpu(struct vcpu *vcpu, const struct kvm_fpu *in)
 	l.fop = in->last_opcode;
 	l.fip = in->last_ip;
 	l.fdp = in->last_dp;
-	l.mxcsr = in->mxcsr;
+	/* The kernel never took mxcsr from here, and clients leave it 0, which would unmask every exception. */
 	l.xstate_bv |= XSTATE_X87 | XSTATE_SSE;
 	memcpy(image, &l, sizeof(l));
 	return x86_fpu_set_image(&vcpu->cpu, image);

@@ -139,12 +139,13 @@ struct x86_events {
 	bool irq_soft;
 	uint8_t irq_vector;
 	uint8_t shadow; /* X86_SHADOW_*: STI / MOV SS blocking for exactly one instruction */
-	_Atomic uint8_t nmi_pending; /* (a) 0..2, like hardware's latch plus one in service */
 	bool nmi_injected;
 	bool nmi_masked; /* until IRET */
 	bool smi_pending;
 	uint64_t db_pending; /* DR6 bits of a #DB trap to raise after this instruction, or of the #DB in exc_vector */
 	bool no_step; /* this instruction entered a handler (INT n, SYSCALL ...): no TF trap behind it */
+	/* (a) 0..2, like hardware's latch plus one in service. Aligned: compilers read neighbouring flags in one go. */
+	_Alignas(8) _Atomic uint8_t nmi_pending;
 };
 #define X86_SHADOW_STI 1
 #define X86_SHADOW_MOV_SS 2

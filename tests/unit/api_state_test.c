@@ -91,17 +91,18 @@ static void test_events(void **state)
 
 	OK(tz_ioctl(m->vcpu, KVM_GET_VCPU_EVENTS, &in));
 	in.exception.injected = 1;
-	in.exception.pending = 1;
 	in.exception.nr = 13;
 	in.exception.has_error_code = 1;
 	in.exception.error_code = 0x18;
 	in.interrupt.shadow = KVM_X86_SHADOW_INT_MOV_SS;
 	in.nmi.pending = 1;
 	in.nmi.masked = 1;
-	in.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW;
+	in.flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
 	OK(tz_ioctl(m->vcpu, KVM_SET_VCPU_EVENTS, &in));
 	OK(tz_ioctl(m->vcpu, KVM_GET_VCPU_EVENTS, &out));
 	assert_memory_equal(&in, &out, sizeof(in));
+	in.smi.smm = 1; /* there is none to be in */
+	FAILS(tz_ioctl(m->vcpu, KVM_SET_VCPU_EVENTS, &in), EINVAL);
 	in.flags = 1u << 30;
 	FAILS(tz_ioctl(m->vcpu, KVM_SET_VCPU_EVENTS, &in), EINVAL);
 	in.flags = 0;
@@ -147,7 +148,9 @@ static void test_fpu(void **state)
 		memset(in.fpr[i], 0x20 + (int)i, 10);
 	in.fcw = 0x27f;
 	in.ftwx = 0x0f;
+	in.mxcsr = 0; /* not taken, as in the kernel */
 	OK(tz_ioctl(m->vcpu, KVM_SET_FPU, &in));
+	in.mxcsr = 0x1f80;
 	OK(tz_ioctl(m->vcpu, KVM_GET_FPU, &out));
 	assert_memory_equal(&in, &out, sizeof(in));
 	/* The same through XSAVE: XMM0 lies at byte 160, XSTATE_BV at 512. */
