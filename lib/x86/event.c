@@ -190,6 +190,12 @@ static enum x86_exit deliver(struct x86_cpu *cpu, struct event *e)
 				return X86_EXIT_SHUTDOWN;
 			*e = second;
 			STAT_INC(cpu, EXCEPTIONS);
+			/* #AC of a misaligned CPL 3 stack begets #AC for ever, as on hardware; a kick must still work.
+			 */
+			if (atomic_load_explicit(&cpu->attention, memory_order_relaxed) & X86_ATT_EXIT) {
+				put_back(cpu, e);
+				return X86_EXIT_ATTENTION;
+			}
 		}
 	}
 }

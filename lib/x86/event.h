@@ -25,7 +25,8 @@ enum x86_exit x86_poll(struct x86_cpu *cpu);
 /*
  * Deliver the event recorded in cpu->ev (exc_pending, or irq_injected / nmi_injected)
  * now. Handles contributory faults to #DF and triple fault. X86_EXIT_NONE,
- * X86_EXIT_SHUTDOWN, or X86_EXIT_PIO/MMIO never. Sets RF in the pushed image as SDM 3B 17.3.1.1 says.
+ * X86_EXIT_SHUTDOWN, X86_EXIT_DEBUG, X86_EXIT_ATTENTION (kicked; the event stays pending) or
+ * X86_EXIT_INTERNAL_ERROR; X86_EXIT_PIO/MMIO never. Sets RF in the pushed image as SDM 3B 17.3.1.1 says.
  */
 enum x86_exit x86_deliver_event(struct x86_cpu *cpu);
 

@@ -213,6 +213,27 @@ static void test_double_and_triple_fault(void **state)
 	assert_int_equal(c->cpl, 3);
 }
 
+/* A CPL 3 handler of #AC on a misaligned stack: endless on hardware, but KVM_RUN must come back. */
+static void test_endless_alignment_check(void **state)
+{
+	(void)state;
+	fake_protected_mode(f);
+	gate32(X86_AC_EXC, X86_SYS_INT, 3);
+	f->ram[FAKE_IDT + X86_AC_EXC * 8 + 2] = FAKE_USER_CS32;
+	c->seg[X86_CS] = fake_seg(FAKE_USER_CS32, 0, 0xffffffff, 0xc0fb);
+	c->seg[X86_SS] = fake_seg(FAKE_USER_DS, 0, 0xffffffff, 0xc0f3);
+	c->cr0 |= X86_CR0_AM;
+	c->rflags |= X86_AC;
+	c->gpr[X86_RSP] = 0x4001;
+	x86_mode_update(c);
+	x86_cpu_attention(c, X86_ATT_EXIT);
+	FAKE_CATCH(f, x86_check_align(c, 1, 4));
+	assert_int_equal(x86_deliver_event(c), X86_EXIT_ATTENTION);
+	assert_true(c->ev.exc_pending);
+	assert_int_equal(c->ev.exc_vector, X86_AC_EXC);
+	assert_int_equal(c->rip, FAKE_CODE);
+}
+
 static void test_tables_outside_ram(void **state)
 {
 	(void)state;
@@ -520,6 +541,7 @@ int main(void)
 		T(ist),
 		T(software_interrupt),
 		T(double_and_triple_fault),
+		T(endless_alignment_check),
 		T(tables_outside_ram),
 		T(protected_frames),
 		T(real_mode),
