@@ -30,16 +30,16 @@
 /* OF for counts other than one, and AF; CF for counts beyond a narrow operand is checked where it is defined. */
 #define SHIFT_UNDEF (X86_OF | X86_AF)
 
-#define BYTE 1u	   /* 8-bit operands */
+#define BYTE 1u    /* 8-bit operands */
 #define NOMEM 2u   /* register form only */
 #define MEMONLY 4u /* memory form only */
 #define LOCKABLE 8u
 #define VEX 16u
-#define NO16 32u    /* no operand-size prefix */
-#define PLUS_R 64u  /* register in the opcode, no ModRM */
-#define PLAIN 128u  /* no ModRM at all */
-#define SHORT 256u  /* the count may be beyond a narrow operand: shifts of 8 and 16 bits */
-#define STRING 512u /* rSI, rDI at the window, small rCX; runs until it is through */
+#define NO16 32u     /* no operand-size prefix */
+#define PLUS_R 64u   /* register in the opcode, no ModRM */
+#define PLAIN 128u   /* no ModRM at all */
+#define SHORT 256u   /* the count may be beyond a narrow operand: shifts of 8 and 16 bits */
+#define STRING 512u  /* rSI, rDI at the window, small rCX; runs until it is through */
 #define BITOFF 1024u /* a register bit offset with memory: keep it small */
 #define NOW 2048u    /* no REX.W */
 
@@ -53,9 +53,9 @@ struct form {
 };
 
 #define ALU_FORMS(n, name, undef, lock)                                                                                \
-	{ name, 0, 0, (n) * 8 + 0, -1, 0, BYTE | (lock), undef }, { name, 0, 0, (n) * 8 + 1, -1, 0, lock, undef },     \
-		{ name, 0, 0, (n) * 8 + 2, -1, 0, BYTE, undef }, { name, 0, 0, (n) * 8 + 3, -1, 0, 0, undef },         \
-		{ name, 0, 0, (n) * 8 + 4, 0, 1, BYTE | PLAIN, undef }, { name, 0, 0, (n) * 8 + 5, 0, 4, PLAIN, undef }, \
+	{ name, 0, 0, (n)*8 + 0, -1, 0, BYTE | (lock), undef }, { name, 0, 0, (n)*8 + 1, -1, 0, lock, undef },         \
+		{ name, 0, 0, (n)*8 + 2, -1, 0, BYTE, undef }, { name, 0, 0, (n)*8 + 3, -1, 0, 0, undef },             \
+		{ name, 0, 0, (n)*8 + 4, 0, 1, BYTE | PLAIN, undef }, { name, 0, 0, (n)*8 + 5, 0, 4, PLAIN, undef },   \
 		{ name, 0, 0, 0x80, n, 1, BYTE | (lock), undef }, { name, 0, 0, 0x81, n, 4, lock, undef },             \
 	{                                                                                                              \
 		name, 0, 0, 0x83, n, 1, lock, undef                                                                    \
@@ -210,8 +210,11 @@ static uint64_t rnd(void)
 
 static uint64_t rnd_value(void)
 {
-	static const uint64_t corner[] = { 0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff, 0x80000000,
-					   0xffffffff, INT64_MAX, (uint64_t)INT64_MIN, UINT64_MAX };
+	static const uint64_t corner[] = {
+		0,         1,      2,          0x7f,       0x80,       0xff,      0x7fff,
+		0x8000,    0xffff, 0x7fffffff, 0x80000000, 0xffffffff, INT64_MAX, (uint64_t)INT64_MIN,
+		UINT64_MAX
+	};
 
 	switch (rnd() % 4) {
 	case 0: return corner[rnd() % ARRAY_SIZE(corner)];
@@ -256,8 +259,8 @@ static void native_setup(void)
 
 	native = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	assert_ptr_not_equal(native, MAP_FAILED);
-	data = mmap((void *)DATA, DATA_SIZE, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	data = mmap((void *)DATA, DATA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE,
+		    -1, 0);
 	assert_ptr_equal(data, (void *)DATA);
 }
 
@@ -528,8 +531,7 @@ static bool same(const struct image *a, const struct image *b, uint64_t undef)
 	for (unsigned r = 0; r < 16; r++)
 		if (r != X86_RSP && a->gpr[r] != b->gpr[r])
 			return false;
-	return !((a->rflags ^ b->rflags) & FLAGS & ~undef) &&
-	       !memcmp((void *)DATA, f->ram + DATA_GPA, WINDOW);
+	return !((a->rflags ^ b->rflags) & FLAGS & ~undef) && !memcmp((void *)DATA, f->ram + DATA_GPA, WINDOW);
 }
 
 static bool one(const struct form *fm)
@@ -566,8 +568,8 @@ static bool host_has(const char *name)
 {
 	if (!strcmp(name, "adcx") || !strcmp(name, "adox"))
 		return __builtin_cpu_supports("adx");
-	for (const char *const *n = (const char *const[]){ "pext", "pdep", "mulx", "bzhi", "shlx", "sarx", "shrx",
-							    "rorx", NULL };
+	for (const char *const *n =
+		     (const char *const[]){ "pext", "pdep", "mulx", "bzhi", "shlx", "sarx", "shrx", "rorx", NULL };
 	     *n; n++)
 		if (!strcmp(name, *n))
 			return __builtin_cpu_supports("bmi2");
