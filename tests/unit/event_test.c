@@ -352,6 +352,11 @@ static void test_v8086_to_ring0(void **state)
 	assert_raised(FAKE_CATCH(f, x86_interrupt(c, 0x21, X86_INT_SOFT, false, 0, 0x22)), X86_GP, 0);
 	assert_int_equal(FAKE_CATCH(f, x86_interrupt(c, 3, X86_INT_SOFT_TRAP, false, 0, 0x21)), 0);
 	assert_at(3);
+	/* A handler must be in ring 0. */
+	v8086(3);
+	f->ram[FAKE_IDT + 0x21 * 8 + 2] = FAKE_USER_CS32;
+	assert_raised(FAKE_CATCH(f, x86_interrupt(c, 0x21, X86_INT_SOFT, false, 0, 0x22)), X86_GP,
+		      FAKE_USER_CS32 & ~3u);
 	v8086(3);
 	assert_int_equal(FAKE_CATCH(f, x86_interrupt(c, 0x21, X86_INT_SOFT, false, 0, 0x22)), 0);
 	assert_at(0x21);
