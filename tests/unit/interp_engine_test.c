@@ -252,7 +252,7 @@ static void mmio_instruction_restarts(void **state)
 	x86_io_complete(cpu, &answer);
 	assert_int_equal(interp_engine.run(cpu, false), X86_EXIT_MMIO);
 	assert_true(cpu->io.pending.write);
-	assert_int_equal(*(uint32_t *)cpu->io.pending.data, 0x1006);
+	assert_int_equal(guest_load32(cpu->io.pending.data), 0x1006);
 	assert_true(cpu->rflags & X86_CF);
 	x86_io_complete(cpu, NULL);
 	/* The client may ask for just this instruction's end. */

@@ -14,7 +14,7 @@
 #include "interp/cache.h"
 #include "interp/engine.h"
 
-#define DATA UINT64_C(0x8000000000) /* above what fake_long_mode() maps, below 47 bits */
+#define DATA UINT64_C(0x200000000000) /* above what fake_long_mode() maps, away from what the host (or ASan) uses */
 #define DATA_GPA 0x40000u
 #define DATA_SIZE 4096u
 #define WINDOW 512u /* the part that instructions use and the test compares */
