@@ -163,7 +163,9 @@ static void test_receive_without_fifo(void **state)
 	struct fixture *f = *state;
 
 	wr(f, MCR, 0x08);
+	assert_int_equal(f->rooms, 0);
 	wr(f, IER, 0x01);
+	assert_int_equal(f->rooms, 1);
 	assert_int_equal(f->chardev.can_receive(f->chardev.ctx), 1);
 	input(f, "x");
 	assert_int_equal(f->chardev.can_receive(f->chardev.ctx), 0);
@@ -172,8 +174,35 @@ static void test_receive_without_fifo(void **state)
 	assert_int_equal(rd(f, LSR), 0x61);
 	assert_int_equal(rd(f, RBR), 'x');
 	assert_false(f->rec.level[4]);
-	assert_int_equal(f->rooms, 1);
+	assert_int_equal(f->rooms, 2);
 	assert_int_equal(rd(f, LSR), 0x60);
+}
+
+/* Input that comes before a driver has set the port up is not taken yet. */
+static void test_input_waits_for_a_listener(void **state)
+{
+	struct fixture *f = *state;
+
+	for (unsigned i = 0; i < 100; i++) { /* polled output */
+		rd(f, LSR);
+		wr(f, RBR, 'x');
+		rd(f, LSR);
+	}
+	wr(f, IIR, 0x01);
+	assert_int_equal(f->chardev.can_receive(f->chardev.ctx), 0);
+	wr(f, MCR, 0x03);
+	assert_int_equal(f->chardev.can_receive(f->chardev.ctx), 16);
+	wr(f, MCR, 0x00);
+	assert_int_equal(f->chardev.can_receive(f->chardev.ctx), 0);
+	assert_int_equal(f->rooms, 1);
+	for (unsigned i = 0; i < 100; i++) /* polled input */
+		rd(f, LSR);
+	assert_int_equal(f->rooms, 2);
+	assert_int_equal(f->chardev.can_receive(f->chardev.ctx), 16);
+	wr(f, RBR, 'x');
+	assert_int_equal(f->chardev.can_receive(f->chardev.ctx), 16);
+	f->dev->ops->reset(f->dev);
+	assert_int_equal(f->chardev.can_receive(f->chardev.ctx), 0);
 }
 
 static void test_fifo_trigger_and_timeout(void **state)
@@ -186,6 +215,7 @@ static void test_fifo_trigger_and_timeout(void **state)
 	wr(f, IER, 0x01);
 	assert_int_equal(f->chardev.can_receive(f->chardev.ctx), 16);
 	input(f, "1234567");
+	assert_int_equal(f->chardev.can_receive(f->chardev.ctx), 9);
 	assert_false(f->rec.level[4]);
 	input(f, "8");
 	assert_true(f->rec.level[4]);
@@ -293,6 +323,7 @@ int main(void)
 		TEST(test_transmit_interrupt),
 		TEST(test_out2_gates),
 		TEST(test_receive_without_fifo),
+		TEST(test_input_waits_for_a_listener),
 		TEST(test_fifo_trigger_and_timeout),
 		TEST(test_fifo_clear_and_toggle),
 		TEST(test_loopback_overrun_and_priority),

@@ -2,7 +2,7 @@
 /*
  * 16550A UART (National Semiconductor PC16550D data sheet). The transmitter is infinitely fast: a byte
  * written to THR is in the back end before the OUT completes, so THR and TSR are always empty. The
- * receiver takes what fits and asks for more when the guest reads.
+ * receiver takes what fits, once somebody in the guest listens, and asks for more when room appears.
  */
 #include <stdlib.h>
 
@@ -63,6 +63,7 @@ enum { REG_DATA, REG_IER, REG_IIR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_SCR }
 #define FIFO_SIZE 16
 #define CLOCK_HZ 1843200u
 #define DIVISOR_DEFAULT 1 /* 115200 */
+#define IDLE_POLLS 16     /* reads of LSR without a byte sent in between: more than any transmitter needs */
 
 struct rx_char {
 	uint8_t data;
@@ -83,6 +84,8 @@ struct serial {
 	bool timeout_pending;
 	struct rx_char rx[FIFO_SIZE];
 	unsigned rx_head, rx_count;
+	unsigned idle_polls; /* up to IDLE_POLLS */
+	bool had_room;       /* what the back end was last told */
 	bool irq_level;
 };
 
@@ -183,15 +186,25 @@ static void rx_clear(struct serial *s)
 	rx_restart_timeout(s);
 }
 
-static bool rx_open(const struct serial *s)
+/*
+ * Input waits on the host's side until a driver listens: it would be lost when the driver empties the FIFOs at its
+ * start. RTS says so, or the receive interrupt; a guest that polls without either reads LSR again and again.
+ */
+static unsigned rx_room(const struct serial *s)
 {
-	return !(s->mcr & MCR_LOOP);
+	bool listens = (s->mcr & MCR_RTS) || ((s->ier & IER_RDA) && (s->mcr & MCR_OUT2)) || s->idle_polls == IDLE_POLLS;
+
+	return listens && !(s->mcr & MCR_LOOP) ? rx_capacity(s) - s->rx_count : 0;
 }
 
-static void notify_room(struct serial *s)
+/* Called whenever the device's lock is about to be released: room that appears is told once. */
+static void update_room(struct serial *s)
 {
-	if (s->backend && s->backend->room && rx_open(s))
+	bool room = rx_room(s) > 0;
+
+	if (room && !s->had_room && s->backend && s->backend->room)
 		s->backend->room(s->backend);
+	s->had_room = room;
 }
 
 static uint8_t read_rbr(struct serial *s)
@@ -206,7 +219,6 @@ static uint8_t read_rbr(struct serial *s)
 		s->rx_errors |= s->rx[s->rx_head].errors;
 	}
 	rx_restart_timeout(s);
-	notify_room(s);
 	return c.data;
 }
 
@@ -215,6 +227,8 @@ static void write_thr(struct serial *s, uint8_t value)
 	/* The interrupt goes away with the write and comes back with the empty THR: an edge. */
 	s->thre_pending = false;
 	update_irq(s);
+	if (s->idle_polls < IDLE_POLLS)
+		s->idle_polls = 0;
 	if (s->mcr & MCR_LOOP)
 		rx_push(s, value, 0);
 	else if (s->backend)
@@ -235,6 +249,8 @@ static uint8_t read_lsr(struct serial *s)
 {
 	uint8_t value = LSR_THRE | LSR_TEMT | s->rx_errors;
 
+	if (s->idle_polls < IDLE_POLLS)
+		s->idle_polls++;
 	if (s->rx_count)
 		value |= LSR_DR;
 	if (s->overrun)
@@ -280,12 +296,8 @@ static void update_modem_status(struct serial *s)
 
 static void write_mcr(struct serial *s, uint8_t value)
 {
-	bool was_open = rx_open(s);
-
 	s->mcr = value & MCR_MASK;
 	update_modem_status(s);
-	if (!was_open && rx_open(s) && s->rx_count < rx_capacity(s))
-		notify_room(s);
 }
 
 static void write_fcr(struct serial *s, uint8_t value)
@@ -300,10 +312,8 @@ static void write_fcr(struct serial *s, uint8_t value)
 		return;
 	if (value & FCR_CLEAR_TX)
 		s->thre_pending = true;
-	if (value & FCR_CLEAR_RX) {
+	if (value & FCR_CLEAR_RX)
 		rx_clear(s);
-		notify_room(s);
-	}
 }
 
 static void write_ier(struct serial *s, uint8_t value)
@@ -346,6 +356,7 @@ static uint64_t serial_read(struct device *dev, unsigned region, uint64_t offset
 	case REG_SCR: value = s->scr; break;
 	}
 	update_irq(s);
+	update_room(s);
 	return value;
 }
 
@@ -377,6 +388,7 @@ static void serial_write(struct device *dev, unsigned region, uint64_t offset, u
 	default: break; /* LSR and MSR are read-only */
 	}
 	update_irq(s);
+	update_room(s);
 }
 
 static unsigned serial_can_receive(void *ctx)
@@ -385,7 +397,7 @@ static unsigned serial_can_receive(void *ctx)
 	unsigned room;
 
 	device_lock(&s->dev);
-	room = rx_open(s) ? rx_capacity(s) - s->rx_count : 0;
+	room = rx_room(s);
 	device_unlock(&s->dev);
 	return room;
 }
@@ -395,9 +407,10 @@ static void serial_receive(void *ctx, const uint8_t *data, unsigned len)
 	struct serial *s = ctx;
 
 	device_lock(&s->dev);
-	for (unsigned i = 0; i < len && rx_open(s); i++)
+	for (unsigned i = 0; i < len && !(s->mcr & MCR_LOOP); i++)
 		rx_push(s, data[i], 0);
 	update_irq(s);
+	s->had_room = rx_room(s) > 0; /* the caller sees for itself */
 	device_unlock(&s->dev);
 }
 
@@ -414,9 +427,10 @@ static void serial_reset(struct device *dev)
 	s->msr = modem_inputs(s);
 	s->overrun = false;
 	s->thre_pending = false;
+	s->idle_polls = 0;
 	rx_clear(s);
 	update_irq(s);
-	notify_room(s);
+	update_room(s);
 }
 
 static void serial_destroy(struct device *dev)
