@@ -118,9 +118,16 @@ static bool suppresses_faults(const ZydisDecodedInstruction *zi)
 }
 
 /* Exception types that include #XM; NONE has the conversions from and to MMX registers. */
-static bool may_raise_simd_fp(ZydisExceptionClass c)
+static bool may_raise_simd_fp(const ZydisDecodedInstruction *zi)
 {
-	switch (c) {
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_VRCP14SD: /* E10 like the conversions, but raises nothing and heeds MXCSR.FTZ always. */
+	case ZYDIS_MNEMONIC_VRCP14SS:
+	case ZYDIS_MNEMONIC_VRSQRT14SD:
+	case ZYDIS_MNEMONIC_VRSQRT14SS: return false;
+	default: break;
+	}
+	switch (zi->meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_NONE:
 	case ZYDIS_EXCEPTION_CLASS_SSE2:
 	case ZYDIS_EXCEPTION_CLASS_SSE3:
@@ -411,7 +418,7 @@ bool interp_bind_vector(struct x86_cpu *cpu, struct interp_insn *i, const ZydisD
 		info->flags = VECTOR_WAITS;
 	/* With {sae} or {er} nothing is raised, whatever MXCSR says (SDM 1 15.6.3). */
 	if (class >= VECTOR_SSE && !zi->avx.has_sae && zi->avx.rounding.mode == ZYDIS_ROUNDING_MODE_INVALID &&
-	    may_raise_simd_fp(zi->meta.exception_class))
+	    may_raise_simd_fp(zi))
 		info->flags |= VECTOR_SIMD_FP;
 	if (mem)
 		vector_bind_mem(i, zi, mem);

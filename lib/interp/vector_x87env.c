@@ -13,7 +13,6 @@
 #define AREA_XSTATE_BV 512
 
 #define FCW_MASKS 0x3fu
-#define FSW_FLAGS 0x3fu
 #define FSW_ES_B 0x8080u
 #define FOP_BITS 0x7ffu
 
@@ -62,27 +61,6 @@ static void env_get(const struct x86_cpu *cpu, struct x87_env *env)
 			tag = tag_of(area + AREA_ST + ((r - top) & 7) * AREA_ST_STRIDE);
 		env->ftw |= (uint16_t)(tag << 2 * r);
 	}
-}
-
-static void env_set(struct x86_cpu *cpu, const struct x87_env *env)
-{
-	uint8_t *area = cpu->fpu.area;
-	uint16_t fsw = env->fsw & (uint16_t)~FSW_ES_B;
-	uint8_t ftw = 0;
-
-	if (env->fsw & ~env->fcw & FSW_FLAGS)
-		fsw |= FSW_ES_B;
-	for (unsigned r = 0; r < 8; r++)
-		if (((env->ftw >> 2 * r) & 3) != TAG_EMPTY)
-			ftw |= (uint8_t)BIT32(r);
-	guest_store16(area + AREA_FCW, env->fcw);
-	guest_store16(area + AREA_FSW, fsw);
-	area[AREA_FTW] = ftw;
-	area[AREA_FTW + 1] = 0;
-	guest_store16(area + AREA_FOP, env->fop & FOP_BITS);
-	guest_store64(area + AREA_FIP, env->fip);
-	guest_store64(area + AREA_FDP, env->fdp);
-	guest_store64(area + AREA_XSTATE_BV, guest_load64(area + AREA_XSTATE_BV) | 1);
 }
 
 /* ---- the four formats: figures 8-9 to 8-12. Selectors are 0: deprecated, and not kept. ---- */
@@ -166,15 +144,24 @@ static unsigned env_write(const struct x86_cpu *cpu, uint8_t *p, unsigned size)
 	return ENV32_SIZE;
 }
 
-static unsigned env_read(struct x86_cpu *cpu, const uint8_t *p, unsigned size)
+/*
+ * The guest's image into the host's own 32-bit protected format, without pointers: those stay in the area.
+ * Returns where the registers begin in the guest's.
+ */
+static unsigned env_convert(struct x86_cpu *cpu, const uint8_t *p, unsigned size, uint8_t *host)
 {
-	struct x87_env env;
+	struct x87_env env, plain;
+	uint8_t *area = cpu->fpu.area;
 
 	if (is_short(size))
 		env_read16(p, &env, !x86_protected(cpu));
 	else
 		env_read32(p, &env, !x86_protected(cpu));
-	env_set(cpu, &env);
+	plain = (struct x87_env){ .fcw = env.fcw, .fsw = env.fsw, .ftw = env.ftw };
+	env_write32(host, &plain, false);
+	guest_store16(area + AREA_FOP, env.fop);
+	guest_store64(area + AREA_FIP, env.fip);
+	guest_store64(area + AREA_FDP, env.fdp);
 	return is_short(size) ? ENV16_SIZE : ENV32_SIZE;
 }
 
@@ -212,15 +199,15 @@ void vector_exec_fnstenv(struct x86_cpu *cpu, const struct interp_insn *i)
 
 void vector_exec_fldenv(struct x86_cpu *cpu, const struct interp_insn *i)
 {
-	uint8_t *image = vector_of(cpu)->scratch;
+	uint8_t *image = vector_of(cpu)->scratch, host[ENV32_SIZE];
 	unsigned size = vector_info(i)->size;
 
 	vector_check_class(cpu, VECTOR_X87);
 	vector_check_pending(cpu);
 	x86_read_bytes(cpu, image_linear(cpu, i, false), image, size, cpu->mmu_index);
-	x86_fpu_sync(cpu);
-	env_read(cpu, image, size);
-	x86_fpu_changed(cpu);
+	x86_fpu_load(cpu);
+	env_convert(cpu, image, size, host);
+	__asm__ volatile("fldenv (%0)" : : "r"(host) : "memory");
 	vector_end(cpu, i);
 }
 
@@ -242,18 +229,15 @@ void vector_exec_fnsave(struct x86_cpu *cpu, const struct interp_insn *i)
 
 void vector_exec_frstor(struct x86_cpu *cpu, const struct interp_insn *i)
 {
-	uint8_t *image = vector_of(cpu)->scratch, *area = cpu->fpu.area;
+	uint8_t *image = vector_of(cpu)->scratch, host[ENV32_SIZE + 8 * ST_SIZE];
 	unsigned size = vector_info(i)->size, env;
 
 	vector_check_class(cpu, VECTOR_X87);
 	vector_check_pending(cpu);
 	x86_read_bytes(cpu, image_linear(cpu, i, false), image, size, cpu->mmu_index);
-	x86_fpu_sync(cpu);
-	env = env_read(cpu, image, size);
-	for (unsigned n = 0; n < 8; n++) {
-		tz_clear(area + AREA_ST + n * AREA_ST_STRIDE, AREA_ST_STRIDE);
-		tz_copy(area + AREA_ST + n * AREA_ST_STRIDE, image + env + n * ST_SIZE, ST_SIZE);
-	}
-	x86_fpu_changed(cpu);
+	x86_fpu_load(cpu);
+	env = env_convert(cpu, image, size, host);
+	tz_copy(host + ENV32_SIZE, image + env, 8 * ST_SIZE);
+	__asm__ volatile("frstor (%0)" : : "r"(host) : "memory");
 	vector_end(cpu, i);
 }

@@ -77,6 +77,15 @@ static void narrow_pointers(uint8_t *image)
 	guest_store32(image + IMAGE_FDP + 4, 0);
 }
 
+/* What was put into the area goes through the registers, which normalize it: reserved bits, FSW.ES. */
+static void reload(struct x86_cpu *cpu)
+{
+	if (cpu->fpu.live)
+		x86_fpu_changed(cpu);
+	else
+		x86_fpu_load(cpu);
+}
+
 static uint64_t image_linear(struct x86_cpu *cpu, const struct interp_insn *i, unsigned size, unsigned align,
 			     bool write)
 {
@@ -144,7 +153,7 @@ void vector_exec_fxrstor(struct x86_cpu *cpu, const struct interp_insn *i)
 	x86_fpu_sync(cpu);
 	tz_copy(area, image, fxsave_end(cpu));
 	store_state_bv(cpu, load_state_bv(cpu) | COMP_X87 | COMP_SSE);
-	x86_fpu_changed(cpu);
+	reload(cpu);
 	vector_end(cpu, i);
 }
 
@@ -358,7 +367,7 @@ static void commit_components(struct x86_cpu *cpu, const struct restore *r, cons
 			tz_clear(area + offset, size);
 	}
 	store_state_bv(cpu, bv);
-	x86_fpu_changed(cpu);
+	reload(cpu);
 }
 
 void vector_exec_xrstor(struct x86_cpu *cpu, const struct interp_insn *i)
