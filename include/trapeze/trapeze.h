@@ -11,10 +11,17 @@
  *
  * Handles are real file descriptors of this process (a vCPU's can be mmap'ed); they
  * mean something only to the tz_* calls of the process that made them. After fork()
- * the child may only close them.
+ * the child may only close them (with close(2); its copies hold no machine). A copy made
+ * by dup(2) can be mmap'ed but is no handle.
  *
  * Threads: as the kernel's KVM: system and VM requests from any thread, vCPU requests
- * from the thread that runs that vCPU; a second one waits.
+ * from the thread that runs that vCPU; a second one waits. Not from signal handlers:
+ * unlike ioctl(2), these calls take locks.
+ *
+ * KVM_RUN returns EINTR for signals as the kernel's does, including KVM_SET_SIGNAL_MASK:
+ * handlers run after it. kvm_run->immediate_exit is also noticed, within a millisecond or
+ * two, when another thread sets it while guest code runs; a vCPU that sleeps in HLT needs a
+ * signal, as in the kernel.
  */
 #ifndef TRAPEZE_TRAPEZE_H
 #define TRAPEZE_TRAPEZE_H
@@ -40,7 +47,10 @@ extern "C" {
  */
 TZ_PUBLIC int tz_open(const char *engine);
 
-/* ioctl(2) on any libtrapeze handle: same requests, structs, results; -1 with errno. EBADF: not one of ours. */
+/*
+ * ioctl(2) on any libtrapeze handle: same requests, structs, results; -1 with errno. EBADF: not one of ours;
+ * ENOTTY: a request that is not there. Of bad pointers only NULL gives EFAULT.
+ */
 TZ_PUBLIC int tz_ioctl(int fd, unsigned long request, ...);
 
 /* close(2). A VM lives until its handle and all its vCPUs' handles are closed, as in the kernel. */

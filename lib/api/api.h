@@ -54,6 +54,7 @@ extern const struct request_table system_requests, vm_requests, vcpu_requests;
 
 /* KVM_CHECK_EXTENSION: the same answer on every handle. */
 int check_extension(const struct call *c);
+int enable_cap(const struct call *c); /* KVM_ENABLE_CAP, on a VM or vCPU */
 
 /* KVM_GET_SUPPORTED_CPUID and KVM_GET_CPUID2 share the layout of the answer. -E2BIG: the client's array is too short.
  */

@@ -422,6 +422,7 @@ static const struct request rows[] = {
 	REQUEST(KVM_SET_LAPIC, ARG_PTR, set_lapic),
 	REQUEST(KVM_TRANSLATE, ARG_PTR, translate),
 	REQUEST(KVM_SET_SIGNAL_MASK, ARG_PTR_OPT, set_signal_mask),
+	REQUEST(KVM_ENABLE_CAP, ARG_PTR, enable_cap),
 	REQUEST(KVM_SET_TSC_KHZ, ARG_VALUE, set_tsc_khz),
 	REQUEST(KVM_GET_TSC_KHZ, ARG_VALUE, get_tsc_khz),
 	REQUEST(KVM_KVMCLOCK_CTRL, ARG_VALUE, kvmclock_ctrl),

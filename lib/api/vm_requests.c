@@ -158,6 +158,20 @@ static int irq_line(const struct call *c)
 	return 0;
 }
 
+/*
+ * The same, and -1 for "no route" or 1 for "delivered" in place of the GSI. Coalesced interrupts (0) are not told
+ * apart, so KVM_CAP_IRQ_INJECT_STATUS is not reported.
+ */
+static int irq_line_status(const struct call *c)
+{
+	struct kvm_irq_level *line = c->ptr;
+	int err = irq_line(c);
+
+	if (!err)
+		line->status = line->irq < IRQCHIP_GSI_COUNT ? 1 : -1;
+	return err;
+}
+
 static int signal_msi(const struct call *c)
 {
 	struct irqchip *chip = vm_irqchip(c->vm);
@@ -249,8 +263,10 @@ static int get_tsc_khz(const struct call *c)
 
 static const struct request rows[] = {
 	REQUEST(KVM_IRQ_LINE, ARG_PTR, irq_line),
+	REQUEST(KVM_IRQ_LINE_STATUS, ARG_PTR, irq_line_status),
 	REQUEST(KVM_SIGNAL_MSI, ARG_PTR, signal_msi),
 	REQUEST(KVM_CHECK_EXTENSION, ARG_VALUE, check_extension),
+	REQUEST(KVM_ENABLE_CAP, ARG_PTR, enable_cap),
 	REQUEST(KVM_CREATE_VCPU, ARG_VALUE, create_vcpu),
 	REQUEST(KVM_SET_USER_MEMORY_REGION, ARG_PTR, set_user_memory_region),
 	REQUEST(KVM_GET_DIRTY_LOG, ARG_PTR, get_dirty_log),

@@ -106,6 +106,7 @@ static void test_system(void **state)
 static void test_capabilities(void **state)
 {
 	struct machine *m = *state;
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_SPLIT_IRQCHIP };
 
 	assert_int_equal(tz_ioctl(m->sys, KVM_CHECK_EXTENSION, KVM_CAP_IRQCHIP), 1);
 	assert_int_equal(tz_ioctl(m->vm, KVM_CHECK_EXTENSION, KVM_CAP_IMMEDIATE_EXIT), 1);
@@ -117,6 +118,8 @@ static void test_capabilities(void **state)
 	assert_int_equal(tz_ioctl(m->sys, KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG), 0);
 	assert_int_equal(tz_ioctl(m->sys, KVM_CHECK_EXTENSION, KVM_CAP_CLOCKSOURCE), 0);
 	assert_int_equal(tz_ioctl(m->sys, KVM_CHECK_EXTENSION, 123456), 0);
+	FAILS(tz_ioctl(m->vm, KVM_ENABLE_CAP, &cap), EINVAL);
+	FAILS(tz_ioctl(m->vcpu, KVM_ENABLE_CAP, &cap), EINVAL);
 }
 
 static void test_msr_lists(void **state)
@@ -200,6 +203,7 @@ static void test_no_irqchip(void **state)
 	struct kvm_mp_state mp = { .mp_state = KVM_MP_STATE_HALTED };
 
 	FAILS(tz_ioctl(m->vm, KVM_IRQ_LINE, &line), ENXIO);
+	FAILS(tz_ioctl(m->vm, KVM_IRQ_LINE_STATUS, &line), ENXIO);
 	FAILS(tz_ioctl(m->vm, KVM_GET_IRQCHIP, &chip), ENXIO);
 	FAILS(tz_ioctl(m->vm, KVM_CREATE_PIT2, &pit), ENOENT);
 	FAILS(tz_ioctl(m->vm, KVM_GET_PIT2, &pit_state), ENXIO);
@@ -218,8 +222,14 @@ static void test_irqchip_state(void **state)
 	struct kvm_pit_state2 pit_state;
 	struct kvm_lapic_state lapic, lapic_again;
 	struct kvm_interrupt irq = { .irq = 0x20 };
+	struct kvm_irq_level line = { .irq = 4, .level = 1 };
 
 	FAILS(tz_ioctl(m->vm, KVM_CREATE_IRQCHIP, 0), EEXIST);
+	OK(tz_ioctl(m->vm, KVM_IRQ_LINE_STATUS, &line));
+	assert_int_equal(line.status, 1);
+	line.irq = 24;
+	OK(tz_ioctl(m->vm, KVM_IRQ_LINE_STATUS, &line));
+	assert_int_equal((int)line.status, -1);
 	for (unsigned id = 0; id < 3; id++) {
 		memset(&chip, 0, sizeof(chip));
 		memset(&again, 0, sizeof(again));
