@@ -59,6 +59,23 @@ def run(*args, stdin=subprocess.DEVNULL, timeout=None, **kwargs):
                           timeout=timeout or PATIENCE, **kwargs)
 
 
+def piped_shell(args, script):
+    """The demo guest with pipes for standard input and output: script is typed at its prompt."""
+    process = subprocess.Popen([TRAPEZE, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    try:
+        seen = b""
+        while b"guest# " not in seen:
+            chunk = os.read(process.stdout.fileno(), 4096)
+            if not chunk:
+                break
+            seen += chunk
+        out, err = process.communicate(script, timeout=PATIENCE)
+    finally:
+        process.kill()
+    return process.returncode, seen + out, err
+
+
 class Console:
     """A guest booted to its shell on a pseudo-terminal."""
 

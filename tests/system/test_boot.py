@@ -8,7 +8,7 @@ import termios
 
 import pytest
 
-from conftest import PATIENCE, TRAPEZE, run
+from conftest import PATIENCE, TRAPEZE, piped_shell, run
 
 # What a healthy kernel never says.
 COMPLAINTS = re.compile(r"BUG:|Oops|WARNING:|Call Trace|rcu.*stall|ACPI.*(Error|Warning)|unstable|soft lockup|"
@@ -123,15 +123,13 @@ def test_terminal_is_restored_after_a_signal(guest_dir, engine):
 def test_stats_and_quiet_stderr(guest_dir, engine):
     args = ["run", "--accel", engine, "--kernel", guest_dir / "vmlinuz", "--initrd", guest_dir / "initrd.cpio",
             "--append", "console=ttyS0 quiet"]
-    shell = subprocess.Popen([TRAPEZE, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE)
-    out, err = shell.communicate(b"echo 6 x 7 = $((6*7))\nexit\n", timeout=PATIENCE)
-    assert shell.returncode == 0 and b"6 x 7 = 42" in out and err == b""
-    stats = run(*args, "--stats", stdin=subprocess.DEVNULL)
-    assert stats.returncode == 0
-    assert "vCPU 0" in stats.stderr and "exits to the monitor: io" in stats.stderr
+    status, out, err = piped_shell(args, b"echo 6 x 7 = $((6*7))\nexit\n")
+    assert status == 0 and b"6 x 7 = 42" in out and err == b""
+    status, _, err = piped_shell([*args, "--stats"], b"exit\n")
+    stats = err.decode()
+    assert status == 0 and "vCPU 0" in stats and "exits to the monitor: io" in stats
     if engine != "kvm":
-        assert int(re.search(r"instructions\s+(\d+)", stats.stderr).group(1)) > 10_000_000
+        assert int(re.search(r"instructions\s+(\d+)", stats).group(1)) > 10_000_000
 
 
 def test_kernel_without_root_panics_and_reboots(guest_dir, engine):

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conftest import PATIENCE, ROOT, TRAPEZE, run
+from conftest import PATIENCE, ROOT, TRAPEZE, piped_shell, run
 
 PROGRAMS = {p.stem: 2 if p.stem.startswith("smp") else 1 for p in (ROOT / "tests/cpu").glob("*[0-9][0-9].c")}
 DEBUG_EXIT = ["--device", "isa-debug-exit,iobase=0xf4,iosize=0x4"]
@@ -113,7 +113,6 @@ def test_pvh_kernel(engine, guest_dir, tmp_path):
         pytest.skip("this kernel package does not use XZ")
     elf = tmp_path / "vmlinux"
     elf.write_bytes(lzma.LZMADecompressor().decompress(packed[start:]))
-    process = subprocess.run([TRAPEZE, "run", "--accel", engine, "--kernel", elf, "--initrd", guest_dir / "initrd.cpio",
-                              "--append", "console=ttyS0 quiet"], input=b"echo pvh=$((6*7))\nexit\n",
-                             capture_output=True, timeout=PATIENCE)
-    assert process.returncode == 0 and b"pvh=42" in process.stdout, process.stderr
+    status, out, err = piped_shell(["run", "--accel", engine, "--kernel", elf, "--initrd", guest_dir / "initrd.cpio",
+                                    "--append", "console=ttyS0 quiet"], b"echo pvh=$((6*7))\nexit\n")
+    assert status == 0 and b"pvh=42" in out and err == b""
