@@ -2,11 +2,9 @@
 #include "interp/cache.h"
 
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 
 #include "base/stats.h"
-#include "x86/fpu.h"
 #include "x86/paging.h"
 
 /* Bounded: when it is full everything is forgotten. Pages are touched only as it fills. */
@@ -44,8 +42,7 @@ void interp_cache_destroy(struct interp_cache *c)
 
 void interp_cache_wipe(struct x86_cpu *cpu, struct interp_cache *c)
 {
-	x86_fpu_put(cpu);
-	memset(c->table, 0, sizeof(c->table));
+	tz_clear(c->table, sizeof(c->table));
 	c->used = 0;
 	c->code_writes = 0;
 	c->wipes++;

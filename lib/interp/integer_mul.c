@@ -90,43 +90,64 @@ interp_inline wide dividend(const struct x86_cpu *cpu, unsigned size)
 	return (wide)(cpu->gpr[X86_RDX] & interp_mask(size)) << (size * 8) | (cpu->gpr[X86_RAX] & interp_mask(size));
 }
 
+/*
+ * 128 by 64 bits, bit by bit; the high half is below the divisor. The compiler's own function for
+ * it uses vector registers, which hold guest state here.
+ */
+static uint64_t divide_long(uint64_t hi, uint64_t lo, uint64_t d, uint64_t *rem)
+{
+	for (unsigned n = 0; n < 64; n++) {
+		bool carry = hi >> 63;
+
+		hi = hi << 1 | lo >> 63;
+		lo <<= 1;
+		if (carry || hi >= d) {
+			hi -= d;
+			lo |= 1;
+		}
+	}
+	*rem = hi;
+	return lo;
+}
+
+/* #DE if the quotient needs more than 64 bits, which covers a zero divisor. */
+interp_inline uint64_t divide(struct x86_cpu *cpu, wide n, uint64_t d, uint64_t *rem)
+{
+	uint64_t hi = (uint64_t)(n >> 64), lo = (uint64_t)n;
+
+	if (hi >= d)
+		x86_raise(cpu, X86_DE);
+	if (likely(!hi)) {
+		*rem = lo % d;
+		return lo / d;
+	}
+	return divide_long(hi, lo, d, rem);
+}
+
 interp_inline void div_unsigned(struct x86_cpu *cpu, const struct interp_insn *i, unsigned size)
 {
-	uint64_t d = rm_read(cpu, i, 0, size);
-	wide n = dividend(cpu, size);
+	uint64_t d = rm_read(cpu, i, 0, size), rem;
+	uint64_t q = divide(cpu, dividend(cpu, size), d, &rem);
 
-	/* A quotient that does not fit has a high half not below the divisor; covers d = 0. */
-	if ((uint64_t)(n >> (size * 8)) >= d)
+	if (q > interp_mask(size))
 		x86_raise(cpu, X86_DE);
-	if (size < 8 || !(uint64_t)(n >> 64))
-		product_write(cpu, size, (uint64_t)n / d, (uint64_t)n % d);
-	else
-		product_write(cpu, size, (uint64_t)(n / d), (uint64_t)(n % d));
+	product_write(cpu, size, q, rem);
 	interp_next(cpu, i);
 }
 
+/* On magnitudes: the quotient is truncated towards zero, the remainder has the dividend's sign. */
 interp_inline void div_signed(struct x86_cpu *cpu, const struct interp_insn *i, unsigned size)
 {
-	int64_t d = (int64_t)interp_sext(rm_read(cpu, i, 0, size), size);
-	wide u = dividend(cpu, size);
-	swide n, q;
+	uint64_t d = interp_sext(rm_read(cpu, i, 0, size), size), rem, q;
+	wide n = dividend(cpu, size);
+	bool n_negative = n >> (size * 16 - 1) & 1, d_negative = d >> 63, negative = n_negative ^ d_negative;
 
-	if (!d)
+	if (n_negative)
+		n = size == 8 ? 0 - n : (0 - (uint64_t)n) & interp_mask(size < 8 ? size * 2 : 8);
+	q = divide(cpu, n, d_negative ? 0 - d : d, &rem);
+	if (q > (interp_mask(size) >> 1) + negative)
 		x86_raise(cpu, X86_DE);
-	n = size == 8 ? (swide)u : (swide)(int64_t)interp_sext((uint64_t)u, size < 8 ? size * 2 : 8);
-	/* The most negative dividend over -1 is the one case C does not define. */
-	if (d == -1) {
-		q = (swide)(0 - (wide)n);
-		if (q == n && n != 0)
-			x86_raise(cpu, X86_DE);
-	} else if (n == (int64_t)n) {
-		q = (int64_t)n / d;
-	} else {
-		q = n / d;
-	}
-	if (q != (swide)(int64_t)interp_sext((uint64_t)q, size))
-		x86_raise(cpu, X86_DE);
-	product_write(cpu, size, (uint64_t)q, (uint64_t)n - (uint64_t)q * (uint64_t)d);
+	product_write(cpu, size, negative ? 0 - q : q, n_negative ? 0 - rem : rem);
 	interp_next(cpu, i);
 }
 

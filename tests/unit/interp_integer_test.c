@@ -411,6 +411,28 @@ static void jumps_16(void **state)
 
 /* ---- what the guest's CPUID takes away ---- */
 
+/* 66h before a near branch in 64-bit mode: nothing on Intel, a 16-bit one on AMD (APM 3). */
+static void operand_size_of_branches(void **state)
+{
+	(void)state;
+	CODE(0x66, 0xff, 0xd0); /* call rax */
+	cpu->gpr[X86_RAX] = 0x12340;
+	assert_int_equal(exec(), 0);
+	assert_int_equal(cpu->rip, 0x12340);
+	assert_int_equal(cpu->gpr[X86_RSP], FAKE_STACK - 8);
+	cpu->cpuid.count = 1;
+	cpu->cpuid.entry[0] = (struct x86_cpuid_entry){ .ebx = 0x68747541, .edx = 0x69746e65, .ecx = 0x444d4163 };
+	interp_engine.invalidate(cpu);
+	cpu->rip = FAKE_CODE;
+	assert_int_equal(exec(), 0);
+	assert_int_equal(cpu->rip, 0x2340);
+	assert_int_equal(cpu->gpr[X86_RSP], FAKE_STACK - 10);
+	CODE(0x66, 0xe9, 0x10, 0x00); /* jmp rel16 */
+	cpu->rip = FAKE_CODE;
+	assert_int_equal(exec(), 0);
+	assert_int_equal(cpu->rip, (FAKE_CODE + 0x14) & 0xffff);
+}
+
 static void features(void **state)
 {
 	(void)state;
@@ -454,6 +476,7 @@ int main(void)
 		T(bound),
 		T(division_faults),
 		T(jumps_16),
+		T(operand_size_of_branches),
 		T(features),
 	};
 
