@@ -42,10 +42,24 @@ interp_inline void jump_relative(struct x86_cpu *cpu, const struct interp_insn *
 	}
 
 JCC(0)
-JCC(1) JCC(2) JCC(3) JCC(4) JCC(5) JCC(6) JCC(7) JCC(8) JCC(9) JCC(10) JCC(11) JCC(12) JCC(13) JCC(14) JCC(15)
+JCC(1)
+JCC(2)
+JCC(3)
+JCC(4)
+JCC(5)
+JCC(6)
+JCC(7)
+JCC(8)
+JCC(9)
+JCC(10)
+JCC(11)
+JCC(12)
+JCC(13)
+JCC(14)
+JCC(15)
 
-	bool interp_bind_jcc(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDecodedInstruction *zi,
-			     const ZydisDecodedOperand *zo)
+bool interp_bind_jcc(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDecodedInstruction *zi,
+		     const ZydisDecodedOperand *zo)
 {
 	static interp_exec_fn *const fn[16] = {
 		exec_jcc_0, exec_jcc_1, exec_jcc_2,  exec_jcc_3,  exec_jcc_4,  exec_jcc_5,  exec_jcc_6,  exec_jcc_7,
