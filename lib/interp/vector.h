@@ -151,19 +151,36 @@ static inline void vector_begin(struct x86_cpu *cpu, const struct interp_insn *i
 		vector_rebind(cpu, i);
 }
 
-/* ASan's instrumented code uses vector registers: there, nothing stays live across instructions. */
-static inline void vector_end(struct x86_cpu *cpu, const struct interp_insn *i)
+/*
+ * Done with the live registers for now. ASan's run-time, called also before an exception is raised, uses
+ * vector registers: with it nothing stays live between two uses.
+ */
+static inline void vector_rest(struct x86_cpu *cpu)
 {
 #ifdef __SANITIZE_ADDRESS__
 	x86_fpu_put(cpu);
+#else
+	(void)cpu;
 #endif
+}
+
+static inline void vector_end(struct x86_cpu *cpu, const struct interp_insn *i)
+{
+	vector_rest(cpu);
 	interp_next(cpu, i);
+}
+
+/* Leaves the result live. */
+static inline void vector_call_live(struct x86_cpu *cpu, const struct interp_insn *i, void *mem)
+{
+	x86_fpu_load(cpu);
+	((vector_stub_fn *)i->priv)(cpu, mem);
 }
 
 static inline void vector_call(struct x86_cpu *cpu, const struct interp_insn *i, void *mem)
 {
-	x86_fpu_load(cpu);
-	((vector_stub_fn *)i->priv)(cpu, mem);
+	vector_call_live(cpu, i, mem);
+	vector_rest(cpu);
 }
 
 /*

@@ -39,6 +39,7 @@ void vector_check_pending(struct x86_cpu *cpu)
 
 	x86_fpu_load(cpu);
 	__asm__ volatile("fnstsw %0" : "=a"(fsw));
+	vector_rest(cpu);
 	/* With CR0.NE = 0 hardware asserts FERR#; there is no such pin here, so that is #MF as well. */
 	if (unlikely(fsw & 0x80))
 		x86_raise(cpu, X86_MF);
@@ -149,9 +150,11 @@ static uint64_t active_elements(struct x86_cpu *cpu, const struct vector_info *i
 	x86_fpu_load(cpu);
 	if (info->flags & VECTOR_MASK_VEC) {
 		v->reg_store[info->mask](cpu, v->reg[0]);
+		vector_rest(cpu);
 		return sign_bits(v->reg[0], info->elem, info->count);
 	}
 	bits = v->k_read[info->mask]();
+	vector_rest(cpu);
 	if (info->count < 64)
 		bits &= BIT64(info->count) - 1;
 	if (info->flags & VECTOR_PACKED) {

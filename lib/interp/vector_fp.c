@@ -33,7 +33,7 @@ static void undo(struct x86_cpu *cpu, const struct interp_vector *v)
 static uint32_t run_masked(struct x86_cpu *cpu, const struct interp_insn *i, void *mem, uint32_t control)
 {
 	mxcsr_set((control | VECTOR_MXCSR_MASKS) & ~VECTOR_MXCSR_FLAGS);
-	vector_call(cpu, i, mem);
+	vector_call_live(cpu, i, mem);
 	return mxcsr_get() & VECTOR_MXCSR_FLAGS;
 }
 
@@ -67,5 +67,6 @@ void vector_run_unmasked(struct x86_cpu *cpu, const struct interp_insn *i, void 
 	if (raised & unmasked & FLAG_PRE)
 		raised &= FLAG_PRE; /* the computation was not done */
 	mxcsr_set(before | raised);
+	vector_rest(cpu);
 	x86_raise(cpu, cpu->cr4 & X86_CR4_OSXMMEXCPT ? X86_XM : X86_UD);
 }

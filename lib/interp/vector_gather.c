@@ -33,9 +33,11 @@ static void gather_start(struct gather *g, struct x86_cpu *cpu, const struct int
 	v->reg_store[info->reg](cpu, g->data);
 	if (!(info->flags & VECTOR_MASK_VEC)) {
 		g->bits = v->k_read[info->mask]();
+		vector_rest(cpu);
 		return;
 	}
 	v->reg_store[info->mask](cpu, g->mask);
+	vector_rest(cpu);
 	for (unsigned n = 0; n < info->count; n++)
 		if (g->mask[n * info->elem + info->elem - 1] & 0x80)
 			g->bits |= BIT64(n);
@@ -50,6 +52,7 @@ static void gather_commit_mask(struct gather *g)
 		v->reg_load[g->info->mask](g->cpu, g->mask);
 	else
 		v->k_write[g->info->mask](g->bits);
+	vector_rest(g->cpu);
 	g->progress = false;
 }
 
@@ -217,6 +220,7 @@ void vector_exec_maskmov(struct x86_cpu *cpu, const struct interp_insn *i)
 	x86_fpu_load(cpu);
 	v->reg_store[info->reg](cpu, v->reg[0]);
 	v->reg_store[info->mask](cpu, v->reg[1]);
+	vector_rest(cpu);
 	store_masked_bytes(cpu, i, v->reg[0], v->reg[1]);
 	vector_end(cpu, i);
 }

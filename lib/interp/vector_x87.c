@@ -82,7 +82,7 @@ static void store_slowly(struct x86_cpu *cpu, const struct interp_insn *i, uint6
 	x86_probe_write(cpu, a, info->size, cpu->mmu_index);
 	x86_fpu_load(cpu);
 	x86_fpu_sync(cpu);
-	vector_call(cpu, i, bounce);
+	vector_call_live(cpu, i, bounce);
 	if (store_suppressed(info))
 		return;
 	x86_fpu_discard(cpu);

@@ -76,7 +76,8 @@ static inline void native_catch(void)
 
 static inline void native_setup(void)
 {
-	stack_t ss = { .ss_sp = malloc(1 << 16), .ss_size = 1 << 16 };
+	static uint8_t stack[1 << 16];
+	stack_t ss = { .ss_sp = stack, .ss_size = sizeof(stack) };
 
 	native_mask = x86_fpu_supported_xcr0() & ~UINT64_C(0x200);
 	native = mmap(NULL, sizeof(*native), PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -13,7 +13,7 @@
 #include "interp/vector.h"
 #include "vector_native.h"
 
-#define DATA_GVA UINT64_C(0x10000000000) /* 1 TiB: two pages of memory, nothing after them */
+#define DATA_GVA UINT64_C(0x200000000000) /* two pages of memory, nothing after them; no sanitizer shadow */
 #define DATA_GPA UINT64_C(0x40000000)
 #define DATA_SIZE 8192u
 #define SCRATCH (DATA_GVA + 0x100)
@@ -133,7 +133,8 @@ static inline void emulate(struct machine_state *s, const struct interp_insn *i)
 	cpu->rflags = s->flags | 2;
 	cpu->rip = native_rip_of_insn();
 	assert_int_equal(x86_fpu_set_image(cpu, s->area), 0);
-	x86_fpu_load(cpu); /* the processor decides what is in its initial state */
+	x86_fpu_load(cpu);
+	vector_rest(cpu);
 	x86_io_rewind(cpu);
 	r = FAKE_CATCH(w.f, exec(i));
 	x86_fpu_get_image(cpu, s->area);
