@@ -63,7 +63,8 @@ enum { REG_DATA, REG_IER, REG_IIR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_SCR }
 #define FIFO_SIZE 16
 #define CLOCK_HZ 1843200u
 #define DIVISOR_DEFAULT 1 /* 115200 */
-#define IDLE_POLLS 16     /* reads of LSR without a byte sent in between: more than any transmitter needs */
+#define SETTLE_NS UINT64_C(100000000)
+#define IDLE_POLLS 16 /* reads of LSR without a byte sent in between: more than any transmitter needs */
 
 struct rx_char {
 	uint8_t data;
@@ -85,6 +86,8 @@ struct serial {
 	struct rx_char rx[FIFO_SIZE];
 	unsigned rx_head, rx_count;
 	unsigned idle_polls; /* up to IDLE_POLLS */
+	struct device_timer settle_timer;
+	uint64_t settled_at; /* when the receive interrupt counts as meant; 0: it is off */
 	bool had_room;       /* what the back end was last told */
 	bool irq_level;
 };
@@ -187,12 +190,14 @@ static void rx_clear(struct serial *s)
 }
 
 /*
- * Input waits on the host's side until a driver listens: it would be lost when the driver empties the FIFOs at its
- * start. RTS says so, or the receive interrupt; a guest that polls without either reads LSR again and again.
+ * Input waits on the host's side until a driver listens: what comes while the driver still sets the port up is lost
+ * when it empties the FIFOs. RTS, raised last, says so. For guests that never raise it: the receive interrupt has
+ * been on for a while, or LSR is polled again and again.
  */
 static unsigned rx_room(const struct serial *s)
 {
-	bool listens = (s->mcr & MCR_RTS) || ((s->ier & IER_RDA) && (s->mcr & MCR_OUT2)) || s->idle_polls == IDLE_POLLS;
+	bool listens = (s->mcr & MCR_RTS) || s->idle_polls == IDLE_POLLS ||
+		       (s->settled_at && timer_now(s->settle_timer.service) >= s->settled_at);
 
 	return listens && !(s->mcr & MCR_LOOP) ? rx_capacity(s) - s->rx_count : 0;
 }
@@ -200,11 +205,23 @@ static unsigned rx_room(const struct serial *s)
 /* Called whenever the device's lock is about to be released: room that appears is told once. */
 static void update_room(struct serial *s)
 {
-	bool room = rx_room(s) > 0;
+	bool room;
 
+	if (!(s->ier & IER_RDA) || !(s->mcr & MCR_OUT2)) {
+		s->settled_at = 0;
+	} else if (!s->settled_at) {
+		s->settled_at = timer_now(s->settle_timer.service) + SETTLE_NS;
+		timer_arm(&s->settle_timer, s->settled_at);
+	}
+	room = rx_room(s) > 0;
 	if (room && !s->had_room && s->backend && s->backend->room)
 		s->backend->room(s->backend);
 	s->had_room = room;
+}
+
+static void settle_timer_expired(struct device *dev)
+{
+	update_room(container_of(dev, struct serial, dev));
 }
 
 static uint8_t read_rbr(struct serial *s)
@@ -461,6 +478,7 @@ struct device *serial_create(struct timer_service *timers, struct irq_line irq, 
 	s->irq = irq;
 	s->backend = backend;
 	timer_init(&s->rx_timer, timers, &s->dev, rx_timer_expired);
+	timer_init(&s->settle_timer, timers, &s->dev, settle_timer_expired);
 	serial_reset(&s->dev);
 	if (backend) {
 		backend->can_receive = serial_can_receive;
