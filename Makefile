@@ -13,6 +13,7 @@ SAN ?=
 include scripts/build.mk
 include scripts/check.mk
 include scripts/guests.mk
+include examples/build.mk
 
 .PHONY: run test test-long bench install uninstall help deps-build deps-guest deps-test guest
 

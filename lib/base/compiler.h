@@ -16,7 +16,7 @@
 #define tz_unused __attribute__((unused))
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define container_of(p, type, member) ((type *)(void *)((char *)(p) - offsetof(type, member)))
+#define container_of(p, type, member) ((type *)(void *)((char *)(p)-offsetof(type, member)))
 
 #define BIT32(n) (UINT32_C(1) << (n))
 #define BIT64(n) (UINT64_C(1) << (n))

@@ -22,7 +22,15 @@
 struct interp_insn;
 typedef void interp_exec_fn(struct x86_cpu *cpu, const struct interp_insn *i);
 
-enum interp_operand_kind { INTERP_OP_NONE, INTERP_OP_REG, INTERP_OP_REG_HIGH /* AH CH DH BH */, INTERP_OP_MEM, INTERP_OP_IMM, INTERP_OP_SEG, INTERP_OP_OTHER };
+enum interp_operand_kind {
+	INTERP_OP_NONE,
+	INTERP_OP_REG,
+	INTERP_OP_REG_HIGH /* AH CH DH BH */,
+	INTERP_OP_MEM,
+	INTERP_OP_IMM,
+	INTERP_OP_SEG,
+	INTERP_OP_OTHER
+};
 
 #define INTERP_LOCK 1
 #define INTERP_REP 2   /* F3 */
@@ -35,25 +43,25 @@ enum interp_operand_kind { INTERP_OP_NONE, INTERP_OP_REG, INTERP_OP_REG_HIGH /* 
 struct interp_insn {
 	interp_exec_fn *exec;
 	uint8_t len;
-	uint8_t opsize;	  /* effective operand size in bytes: 1, 2, 4, 8 */
-	uint8_t addrsize; /* 2, 4, 8 */
-	uint8_t flags;	  /* INTERP_LOCK, _REP, _REPNE */
+	uint8_t opsize;    /* effective operand size in bytes: 1, 2, 4, 8 */
+	uint8_t addrsize;  /* 2, 4, 8 */
+	uint8_t flags;     /* INTERP_LOCK, _REP, _REPNE */
 	uint16_t mnemonic; /* ZydisMnemonic */
 	uint8_t kind[4];   /* enum interp_operand_kind */
-	uint8_t reg[4];	   /* GPR or segment number for _REG, _REG_HIGH, _SEG */
+	uint8_t reg[4];    /* GPR or segment number for _REG, _REG_HIGH, _SEG */
 	uint8_t size[4];   /* operand sizes in bytes (0 where it has none or over 64) */
 	/* The one memory operand (or the segment and address size of a string instruction). */
-	uint8_t seg;   /* X86_DS.. after overrides */
-	uint8_t base;  /* GPR number, INTERP_NO_REG, INTERP_RIP_REG */
-	uint8_t index; /* GPR number or INTERP_NO_REG */
-	uint8_t shift; /* log2 of the scale */
-	uint8_t cond;  /* for Jcc, SETcc, CMOVcc: condition code 0..15 */
-	uint8_t extra; /* handler's own */
-	bool flat; /* memory operand in 64-bit mode, 64-bit addresses, no FS or GS: offset is linear */
+	uint8_t seg;     /* X86_DS.. after overrides */
+	uint8_t base;    /* GPR number, INTERP_NO_REG, INTERP_RIP_REG */
+	uint8_t index;   /* GPR number or INTERP_NO_REG */
+	uint8_t shift;   /* log2 of the scale */
+	uint8_t cond;    /* for Jcc, SETcc, CMOVcc: condition code 0..15 */
+	uint8_t extra;   /* handler's own */
+	bool flat;       /* memory operand in 64-bit mode, 64-bit addresses, no FS or GS: offset is linear */
 	bool ends_block; /* may transfer control or change how the following bytes are to be read */
 	uint8_t raw[15];
 	int64_t disp;
-	uint64_t imm; /* sign- or zero-extended as the instruction wants; a relative branch: the displacement */
+	uint64_t imm;  /* sign- or zero-extended as the instruction wants; a relative branch: the displacement */
 	uint64_t imm2; /* ENTER's second, far pointer's selector */
 	void *priv;    /* handler's own (vector stub); freed by nobody: lives as long as the vCPU's stub cache */
 };
@@ -161,9 +169,9 @@ struct interp {
 	struct interp_vector *vector;
 	struct interp_cache *cache;
 	const struct interp_block *block; /* being executed, or NULL; for the instruction count after an unwind */
-	uint64_t block_rip;		  /* its first instruction's */
-	bool abort_block; /* set by a handler or hook: leave the block after this instruction */
-	bool stepping;	  /* one instruction (one iteration of REP) at a time */
+	uint64_t block_rip;               /* its first instruction's */
+	bool abort_block;                 /* set by a handler or hook: leave the block after this instruction */
+	bool stepping;                    /* one instruction (one iteration of REP) at a time */
 	ZydisDecoder decoder[INTERP_MODE_COUNT];
 };
 

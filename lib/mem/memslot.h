@@ -37,11 +37,11 @@ struct mem_slot {
 struct mem_map {
 	size_t count;
 	_Atomic uint64_t *retired; /* a dropped slot's dirty log; the writer's alone, freed with the map */
-	struct mem_slot slot[]; /* sorted by base, no overlaps */
+	struct mem_slot slot[];    /* sorted by base, no overlaps */
 };
 
 struct mem {
-	pthread_mutex_t lock;	      /* writers */
+	pthread_mutex_t lock;        /* writers */
 	struct mem_map *_Atomic map; /* never NULL */
 };
 
@@ -52,7 +52,7 @@ struct mem_hit {
 	const struct mem_slot *slot;
 };
 
-int mem_init(struct mem *mem);	/* 0 or -ENOMEM */
+int mem_init(struct mem *mem);  /* 0 or -ENOMEM */
 void mem_fini(struct mem *mem); /* no vCPU may be running */
 
 /*

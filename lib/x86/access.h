@@ -77,7 +77,8 @@ void x86_write_bytes(struct x86_cpu *cpu, uint64_t gva, const void *buf, unsigne
 
 /*
  * A host pointer good for one direct access of `size` bytes, or NULL when there is none
- * (crosses a page, MMIO, read-only slot, dirty log, watched): then use the copying calls. Raises #PF as the access would.
+ * (crosses a page, MMIO, read-only slot, dirty log, watched): then use the copying calls. Raises #PF as the access
+ * would.
  */
 void *x86_host_read_ptr(struct x86_cpu *cpu, uint64_t gva, unsigned size, unsigned mmu);
 void *x86_host_write_ptr(struct x86_cpu *cpu, uint64_t gva, unsigned size, unsigned mmu);

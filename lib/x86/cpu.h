@@ -30,7 +30,7 @@ struct x86_tlb;
 /* A segment register with its hidden part. `ar` has the VMCS access-rights layout (SDM 3C 24.4.1). */
 struct x86_seg {
 	uint16_t sel;
-	uint32_t ar;	/* X86_AR_*; X86_AR_UNUSABLE for a null selector */
+	uint32_t ar;    /* X86_AR_*; X86_AR_UNUSABLE for a null selector */
 	uint32_t limit; /* in bytes, granularity applied */
 	uint64_t base;
 };
@@ -46,11 +46,11 @@ enum x86_exit {
 	X86_EXIT_PIO,  /* cpu->io.pending describes it; complete with x86_io_complete() */
 	X86_EXIT_MMIO, /* likewise */
 	X86_EXIT_HLT,
-	X86_EXIT_SHUTDOWN, /* triple fault */
-	X86_EXIT_ATTENTION, /* cpu->attention has bits that only core can serve */
-	X86_EXIT_IRQ_WINDOW, /* client asked (request_interrupt_window) and the guest can take one now */
-	X86_EXIT_DEBUG,	 /* guest debug (KVM_SET_GUEST_DEBUG) */
-	X86_EXIT_INSN_DONE, /* run(once): the one instruction was completed */
+	X86_EXIT_SHUTDOWN,       /* triple fault */
+	X86_EXIT_ATTENTION,      /* cpu->attention has bits that only core can serve */
+	X86_EXIT_IRQ_WINDOW,     /* client asked (request_interrupt_window) and the guest can take one now */
+	X86_EXIT_DEBUG,          /* guest debug (KVM_SET_GUEST_DEBUG) */
+	X86_EXIT_INSN_DONE,      /* run(once): the one instruction was completed */
 	X86_EXIT_INTERNAL_ERROR, /* cpu->error_text says what */
 	X86_EXIT_COUNT
 };
@@ -61,10 +61,10 @@ enum x86_exit {
  * zero, calls x86_poll() (x86/event.h), which serves what the model can and says
  * whether run() must return.
  */
-#define X86_ATT_IRQ BIT32(0)	   /* the interrupt picture may have changed: look again */
-#define X86_ATT_NMI BIT32(1)	   /* an NMI arrived */
+#define X86_ATT_IRQ BIT32(0)       /* the interrupt picture may have changed: look again */
+#define X86_ATT_NMI BIT32(1)       /* an NMI arrived */
 #define X86_ATT_TLB_FLUSH BIT32(2) /* drop the whole TLB (memory slots changed, other CPU's request) */
-#define X86_ATT_EXIT BIT32(3)	   /* leave run(): kick, immediate_exit, signal, sync, INIT/SIPI */
+#define X86_ATT_EXIT BIT32(3)      /* leave run(): kick, immediate_exit, signal, sync, INIT/SIPI */
 #define X86_ATT_SMI BIT32(4)
 #define X86_ATT_TRAP BIT32(5) /* own thread: TF/DR trap or other pending #DB work after this instruction */
 
@@ -119,11 +119,11 @@ struct x86_io_access {
 };
 
 struct x86_io {
-	struct x86_io_access pending;	/* what the client must do now */
+	struct x86_io_access pending; /* what the client must do now */
 	bool pending_valid;
-	unsigned logged;		/* accesses of the current instruction already done */
-	unsigned cursor;		/* next one to replay */
-	uint64_t rip;			/* the instruction the log belongs to */
+	unsigned logged; /* accesses of the current instruction already done */
+	unsigned cursor; /* next one to replay */
+	uint64_t rip;    /* the instruction the log belongs to */
 	struct x86_io_access log[X86_IO_LOG_MAX];
 };
 
@@ -134,7 +134,7 @@ struct x86_events {
 	uint8_t exc_vector;
 	bool exc_has_error;
 	uint32_t exc_error;
-	uint64_t exc_cr2; /* for #PF: loaded into CR2 at delivery */
+	uint64_t exc_cr2;  /* for #PF: loaded into CR2 at delivery */
 	bool irq_injected; /* external interrupt taken from the controller or KVM_INTERRUPT, not yet delivered */
 	bool irq_soft;
 	uint8_t irq_vector;
@@ -143,7 +143,7 @@ struct x86_events {
 	bool nmi_masked; /* until IRET */
 	bool smi_pending;
 	uint64_t db_pending; /* DR6 bits of a #DB trap to raise after this instruction, or of the #DB in exc_vector */
-	bool no_step; /* this instruction entered a handler (INT n, SYSCALL ...): no TF trap behind it */
+	bool no_step;        /* this instruction entered a handler (INT n, SYSCALL ...): no TF trap behind it */
 	/* (a) 0..2, like hardware's latch plus one in service. Aligned: compilers read neighbouring flags in one go. */
 	_Alignas(8) _Atomic uint8_t nmi_pending;
 };
@@ -154,8 +154,10 @@ struct x86_events {
 #define X86_XSAVE_AREA 4096 /* KVM_GET_XSAVE's struct; AVX-512 + PKRU ends at 2696 */
 struct x86_fpu {
 	_Alignas(64) uint8_t area[X86_XSAVE_AREA]; /* standard (non-compacted) XSAVE format, SDM 1 13.4 */
-	bool live; /* the guest's state is in the host's registers, area is stale but for MXCSR's masks and FIP, FDP, FOP */
-	uint16_t host_fcw; /* what the host thread had before it was loaded: control bits are callee-saved (psABI 3.2.3) */
+	bool live; /* the guest's state is in the host's registers, area is stale but for MXCSR's masks and FIP, FDP,
+		      FOP */
+	uint16_t host_fcw; /* what the host thread had before it was loaded: control bits are callee-saved (psABI 3.2.3)
+			    */
 	uint32_t host_mxcsr;
 };
 
@@ -189,19 +191,19 @@ struct x86_cpu {
 	/* Hot: first, and together. */
 	uint64_t gpr[16]; /* X86_RAX.. */
 	uint64_t rip;
-	uint64_t rflags; /* bit 1 always set */
+	uint64_t rflags;            /* bit 1 always set */
 	_Atomic uint32_t attention; /* (a) X86_ATT_* */
 
 	/* Derived from CR0, EFER, CS, SS, RFLAGS, CR4 by x86_mode_update(); read only elsewhere. */
 	uint8_t cpl;
 	uint8_t code_size;  /* 2, 4, 8: default operand world of CS */
 	uint8_t stack_size; /* 2, 4, 8: width of SP */
-	bool real_mode;	    /* CR0.PE = 0 */
-	bool v8086;	    /* RFLAGS.VM (and PE) */
-	bool long_mode;	    /* EFER.LMA; code_size 8 means 64-bit mode, else compatibility */
+	bool real_mode;     /* CR0.PE = 0 */
+	bool v8086;         /* RFLAGS.VM (and PE) */
+	bool long_mode;     /* EFER.LMA; code_size 8 means 64-bit mode, else compatibility */
 	uint8_t mmu_index;  /* X86_MMU_*: for data accesses of the current CPL/AC (x86/tlb.h) */
-	bool dr_watch;	    /* DR7 enables data or I/O breakpoints */
-	bool dr_exec;	    /* DR7 enables instruction breakpoints */
+	bool dr_watch;      /* DR7 enables data or I/O breakpoints */
+	bool dr_exec;       /* DR7 enables instruction breakpoints */
 
 	struct x86_tlb *tlb;
 	struct x86_seg seg[X86_SEG_COUNT]; /* X86_ES..X86_GS, X86_LDTR, X86_TR */
@@ -209,7 +211,7 @@ struct x86_cpu {
 	uint64_t cr0, cr2, cr3, cr4;
 	uint64_t cr8; /* only without an in-library LAPIC; use x86_cr8_read/write */
 	uint64_t efer, xcr0;
-	uint32_t pkru; /* kept here, never loaded into the host's PKRU; x86/fpu.h copies it into XSAVE images */
+	uint32_t pkru;     /* kept here, never loaded into the host's PKRU; x86/fpu.h copies it into XSAVE images */
 	uint64_t pdpte[4]; /* PAE: loaded by MOV CR3 (SDM 3A 4.4.1) */
 	struct x86_dtable gdtr, idtr;
 	uint64_t dr[8]; /* DR4, DR5 unused */
@@ -224,21 +226,21 @@ struct x86_cpu {
 	bool unwind_valid; /* asserts that nobody raises outside run() */
 
 	/* Wiring, constant after creation. */
-	unsigned id;	   /* vCPU id = initial APIC id */
+	unsigned id; /* vCPU id = initial APIC id */
 	bool bsp;
 	struct mem *mem;
 	struct lapic *lapic; /* NULL without in-library irqchip */
 	const struct x86_platform_ops *ops;
-	void *owner;	   /* core's struct vcpu */
-	void *engine_data; /* the engine's own */
-	uint64_t *stat;	   /* STAT_* counters (base/stats.def), written by the vCPU thread only */
-	uint64_t run_request; /* client wants X86_EXIT_IRQ_WINDOW when nonzero */
+	void *owner;                           /* core's struct vcpu */
+	void *engine_data;                     /* the engine's own */
+	uint64_t *stat;                        /* STAT_* counters (base/stats.def), written by the vCPU thread only */
+	uint64_t run_request;                  /* client wants X86_EXIT_IRQ_WINDOW when nonzero */
 	bool guest_debug_step, guest_debug_bp; /* KVM_SET_GUEST_DEBUG; #DB/#BP go to the client */
 	uint64_t guest_debug_dr[8];
-	uint8_t debug_vector; /* with X86_EXIT_DEBUG: X86_DB or X86_BP, */
-	uint64_t debug_dr6;   /* and what DR6 would have got */
+	uint8_t debug_vector;      /* with X86_EXIT_DEBUG: X86_DB or X86_BP, */
+	uint64_t debug_dr6;        /* and what DR6 would have got */
 	enum x86_exit exit_reason; /* with X86_UNWIND_EXIT */
-	char error_text[128];	   /* for X86_EXIT_INTERNAL_ERROR */
+	char error_text[128];      /* for X86_EXIT_INTERNAL_ERROR */
 };
 
 /* How run() is left from the depth of the model: the value given to longjmp. */

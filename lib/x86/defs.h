@@ -9,8 +9,22 @@
 #include "base/compiler.h"
 
 enum x86_gpr {
-	X86_RAX, X86_RCX, X86_RDX, X86_RBX, X86_RSP, X86_RBP, X86_RSI, X86_RDI,
-	X86_R8, X86_R9, X86_R10, X86_R11, X86_R12, X86_R13, X86_R14, X86_R15,
+	X86_RAX,
+	X86_RCX,
+	X86_RDX,
+	X86_RBX,
+	X86_RSP,
+	X86_RBP,
+	X86_RSI,
+	X86_RDI,
+	X86_R8,
+	X86_R9,
+	X86_R10,
+	X86_R11,
+	X86_R12,
+	X86_R13,
+	X86_R14,
+	X86_R15,
 };
 
 /* In the encoding order of the ISA. */
@@ -36,9 +50,18 @@ enum x86_seg_index { X86_ES, X86_CS, X86_SS, X86_DS, X86_FS, X86_GS, X86_LDTR, X
 
 /* System descriptor types (SDM 3A table 3-2). */
 enum x86_sys_type {
-	X86_SYS_TSS16 = 1, X86_SYS_LDT = 2, X86_SYS_TSS16_BUSY = 3, X86_SYS_CALL16 = 4, X86_SYS_TASK_GATE = 5,
-	X86_SYS_INT16 = 6, X86_SYS_TRAP16 = 7, X86_SYS_TSS = 9, X86_SYS_TSS_BUSY = 11, X86_SYS_CALL = 12,
-	X86_SYS_INT = 14, X86_SYS_TRAP = 15,
+	X86_SYS_TSS16 = 1,
+	X86_SYS_LDT = 2,
+	X86_SYS_TSS16_BUSY = 3,
+	X86_SYS_CALL16 = 4,
+	X86_SYS_TASK_GATE = 5,
+	X86_SYS_INT16 = 6,
+	X86_SYS_TRAP16 = 7,
+	X86_SYS_TSS = 9,
+	X86_SYS_TSS_BUSY = 11,
+	X86_SYS_CALL = 12,
+	X86_SYS_INT = 14,
+	X86_SYS_TRAP = 15,
 };
 
 #define X86_CR0_PE BIT64(0)
@@ -108,9 +131,26 @@ enum x86_sys_type {
 #define X86_ARITH_FLAGS (X86_CF | X86_PF | X86_AF | X86_ZF | X86_SF | X86_OF)
 
 enum x86_vector {
-	X86_DE = 0, X86_DB = 1, X86_NMI = 2, X86_BP = 3, X86_OVF = 4, X86_BR = 5, X86_UD = 6, X86_NM = 7,
-	X86_DF_EXC = 8, X86_TS = 10, X86_NP = 11, X86_SS_EXC = 12, X86_GP = 13, X86_PF_EXC = 14,
-	X86_MF = 16, X86_AC_EXC = 17, X86_MC = 18, X86_XM = 19, X86_VE = 20, X86_CP = 21,
+	X86_DE = 0,
+	X86_DB = 1,
+	X86_NMI = 2,
+	X86_BP = 3,
+	X86_OVF = 4,
+	X86_BR = 5,
+	X86_UD = 6,
+	X86_NM = 7,
+	X86_DF_EXC = 8,
+	X86_TS = 10,
+	X86_NP = 11,
+	X86_SS_EXC = 12,
+	X86_GP = 13,
+	X86_PF_EXC = 14,
+	X86_MF = 16,
+	X86_AC_EXC = 17,
+	X86_MC = 18,
+	X86_XM = 19,
+	X86_VE = 20,
+	X86_CP = 21,
 };
 
 /* Page-fault error code (SDM 3A 4.7). */

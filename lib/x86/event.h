@@ -34,7 +34,13 @@ enum x86_exit x86_deliver_event(struct x86_cpu *cpu);
  * Interrupt or exception delivery proper: push the frame, load CS:RIP from the gate.
  * For INT n, INT3, INTO, INT1 and for x86_deliver_event(). May raise.
  */
-enum x86_int_kind { X86_INT_HARDWARE, X86_INT_EXCEPTION, X86_INT_SOFT /* INT n */, X86_INT_SOFT_TRAP /* INT3, INTO */, X86_INT_ICEBP };
+enum x86_int_kind {
+	X86_INT_HARDWARE,
+	X86_INT_EXCEPTION,
+	X86_INT_SOFT /* INT n */,
+	X86_INT_SOFT_TRAP /* INT3, INTO */,
+	X86_INT_ICEBP
+};
 void x86_interrupt(struct x86_cpu *cpu, uint8_t vector, enum x86_int_kind kind, bool has_error, uint32_t error,
 		   uint64_t return_rip);
 

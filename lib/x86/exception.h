@@ -12,7 +12,7 @@
 
 #include "x86/cpu.h"
 
-tz_noreturn void x86_raise(struct x86_cpu *cpu, enum x86_vector vector);		      /* no error code */
+tz_noreturn void x86_raise(struct x86_cpu *cpu, enum x86_vector vector);                       /* no error code */
 tz_noreturn void x86_raise_error(struct x86_cpu *cpu, enum x86_vector vector, uint32_t error); /* with one */
 tz_noreturn void x86_raise_page_fault(struct x86_cpu *cpu, gva_t addr, uint32_t error);
 

@@ -15,10 +15,10 @@
 #define X86_ACCESS_EXEC 2u
 
 struct x86_walk {
-	gpa_t gpa;	     /* of the byte asked for */
-	uint8_t page_shift;  /* 12, 21, 22, 30 */
-	bool readable;	     /* further accesses that this walk also proved legal in the same mmu index: */
-	bool writable;	     /* (writable only if D is already set) */
+	gpa_t gpa;          /* of the byte asked for */
+	uint8_t page_shift; /* 12, 21, 22, 30 */
+	bool readable;      /* further accesses that this walk also proved legal in the same mmu index: */
+	bool writable;      /* (writable only if D is already set) */
 	bool executable;
 	bool global;
 	uint32_t error; /* page-fault error code when the walk fails */

@@ -19,7 +19,8 @@ static inline void x86_mmu_index_update(struct x86_cpu *cpu)
 	if (cpu->cpl == 3)
 		cpu->mmu_index = X86_MMU_USER;
 	else
-		cpu->mmu_index = (cpu->cr4 & X86_CR4_SMAP) && !(cpu->rflags & X86_AC) ? X86_MMU_KERNEL_SMAP : X86_MMU_KERNEL;
+		cpu->mmu_index =
+			(cpu->cr4 & X86_CR4_SMAP) && !(cpu->rflags & X86_AC) ? X86_MMU_KERNEL_SMAP : X86_MMU_KERNEL;
 }
 
 uint64_t x86_linear_slow(struct x86_cpu *cpu, unsigned seg, uint64_t offset, unsigned size, bool write);
@@ -42,6 +43,11 @@ static inline uint64_t x86_linear(struct x86_cpu *cpu, unsigned seg, uint64_t of
 
 /* Is a canonical under the current CR4.LA57 (SDM 1 3.3.7.1)? */
 bool x86_canonical(const struct x86_cpu *cpu, uint64_t a);
+/*
+ * The same for what is only kept: descriptor-table, segment and TSS bases, address MSRs, INVPCID. Processors with
+ * 5-level paging take 57 bits there whatever CR4.LA57 is; an access through it checks again.
+ */
+bool x86_canonical_base(const struct x86_cpu *cpu, uint64_t a);
 
 /* #AC if CR0.AM, RFLAGS.AC and CPL 3 and the address is not a multiple of size. */
 void x86_check_align(struct x86_cpu *cpu, uint64_t linear, unsigned size);

@@ -13,8 +13,8 @@
 #include "x86/cpu.h"
 
 enum x86_mmu_index {
-	X86_MMU_USER,	     /* CPL 3 (or implicit user) */
-	X86_MMU_KERNEL,	     /* CPL < 3, SMAP not in force (CR4.SMAP = 0 or RFLAGS.AC = 1) */
+	X86_MMU_USER,        /* CPL 3 (or implicit user) */
+	X86_MMU_KERNEL,      /* CPL < 3, SMAP not in force (CR4.SMAP = 0 or RFLAGS.AC = 1) */
 	X86_MMU_KERNEL_SMAP, /* CPL < 3 with SMAP in force, and implicit supervisor accesses of CPL 3 */
 	X86_MMU_COUNT
 };
@@ -28,15 +28,15 @@ struct x86_tlb_entry {
 	uint64_t tag_write;
 	uint64_t tag_exec;
 	uintptr_t addend; /* HVA = GVA + addend */
-	uint64_t gpa;	  /* of the page; valid if any tag is */
+	uint64_t gpa;     /* of the page; valid if any tag is */
 	bool global;
 	uint8_t page_shift; /* of the page it was taken from: 12, 21, 22, 30 */
-	uint8_t flags;	    /* X86_TLB_*: what paging allows, whatever the tags say; 0 in an empty entry */
+	uint8_t flags;      /* X86_TLB_*: what paging allows, whatever the tags say; 0 in an empty entry */
 };
 
 #define X86_TLB_READ 1u
 #define X86_TLB_WRITE 2u /* D is set, the slot is writable */
-#define X86_TLB_LOG 4u	 /* the slot has a dirty log */
+#define X86_TLB_LOG 4u   /* the slot has a dirty log */
 
 /* One bit an entry. */
 #define X86_TLB_WORDS (X86_TLB_SIZE / 64)
@@ -49,7 +49,7 @@ struct x86_tlb {
 	/* GVAs that large pages were cached from (first, last byte): INVLPG outside of it need not look at `large`. */
 	uint64_t large_lo, large_hi;
 	struct x86_tlb_set local, global; /* entries in use: disjoint, so that a flush touches only what was filled */
-	struct x86_tlb_set large;	  /* those of either that a large page gave */
+	struct x86_tlb_set large;         /* those of either that a large page gave */
 	/* Pages (by GPA, hashed) this vCPU has decoded code from: writes there take the slow path. */
 	uint64_t code_filter[1024];
 	/*
@@ -67,7 +67,7 @@ static inline struct x86_tlb_entry *x86_tlb_slot(struct x86_cpu *cpu, unsigned m
 int x86_tlb_create(struct x86_cpu *cpu); /* 0, -ENOMEM */
 void x86_tlb_destroy(struct x86_cpu *cpu);
 
-void x86_tlb_flush_all(struct x86_cpu *cpu);	     /* global ones too */
+void x86_tlb_flush_all(struct x86_cpu *cpu);         /* global ones too */
 void x86_tlb_flush_nonglobal(struct x86_cpu *cpu);   /* MOV CR3 */
 void x86_tlb_flush_page(struct x86_cpu *cpu, gva_t); /* INVLPG: that page in every context, large pages whole */
 

@@ -20,8 +20,8 @@ void x86_sysexit(struct x86_cpu *cpu, unsigned opsize);
 
 /* Task switch (SDM 3A 7.3), by JMP, CALL, IRET or a task gate. */
 enum x86_task_switch { X86_TASK_JMP, X86_TASK_CALL, X86_TASK_IRET, X86_TASK_GATE };
-void x86_task_switch(struct x86_cpu *cpu, uint16_t tss_sel, enum x86_task_switch why, uint64_t next_rip,
-		     bool has_error, uint32_t error);
+void x86_task_switch(struct x86_cpu *cpu, uint16_t tss_sel, enum x86_task_switch why, uint64_t next_rip, bool has_error,
+		     uint32_t error);
 
 /* New stack pointer (and SS in legacy modes) for a switch to `cpl`, or IST n (1..7), from the TSS. */
 struct x86_tss_stack {

@@ -38,9 +38,12 @@ static void user_cr0(void)
 
 static void arithmetic(void)
 {
-	check("#DE by division by zero", TRY("xor %%eax, %%eax; xor %%edx, %%edx; xor %%ecx, %%ecx; div %%ecx", "i"(0)) == 0);
-	check("#DE by quotient overflow", TRY("mov $2, %%edx; mov $1, %%ecx; xor %%eax, %%eax; div %%ecx", "i"(0)) == 0);
-	check("#DE by the most negative number", TRY("mov $0x80000000, %%eax; cltd; mov $-1, %%ecx; idiv %%ecx", "i"(0)) == 0);
+	check("#DE by division by zero",
+	      TRY("xor %%eax, %%eax; xor %%edx, %%edx; xor %%ecx, %%ecx; div %%ecx", "i"(0)) == 0);
+	check("#DE by quotient overflow",
+	      TRY("mov $2, %%edx; mov $1, %%ecx; xor %%eax, %%eax; div %%ecx", "i"(0)) == 0);
+	check("#DE by the most negative number",
+	      TRY("mov $0x80000000, %%eax; cltd; mov $-1, %%ecx; idiv %%ecx", "i"(0)) == 0);
 	check("#UD by UD2", TRY("ud2", "i"(0)) == 6);
 	check("#UD by LOCK on a register", TRY(".byte 0xf0, 0x01, 0xc0", "i"(0)) == 6);
 	check("#UD by an opcode 64-bit mode lacks", TRY(".byte 0x06", "i"(0)) == 6);

@@ -13,7 +13,7 @@ typedef uint64_t u64;
 
 #define COM1 0x3f8
 #define REAL_AT 0x8000 /* where 16-bit code is copied */
-#define SELECTOR(n, rpl) ((n) * 8 + (rpl))
+#define SELECTOR(n, rpl) ((n)*8 + (rpl))
 enum { GDT_CODE = 1, GDT_DATA, GDT_CODE16, GDT_DATA16, GDT_UCODE, GDT_UDATA, GDT_TSS, GDT_TSS2, GDT_GATE, GDT_COUNT };
 
 struct tss32 {
@@ -54,7 +54,8 @@ __asm__(".section .multiboot, \"a\"\n"
 	/* Entry stubs: vector and error code on the stack. */
 	".align 16\nstubs32:\n"
 	"vector = 0\n.rept 256\n.align 16\n"
-	".if vector != 8 && vector != 10 && vector != 11 && vector != 12 && vector != 13 && vector != 14 && vector != 17\n"
+	".if vector != 8 && vector != 10 && vector != 11 && vector != 12 && vector != 13 && vector != 14 && vector != "
+	"17\n"
 	"push $0\n.endif\n"
 	"push $vector\njmp common32\nvector = vector + 1\n.endr\n"
 	"common32: pusha\n mov %ss, %eax\n mov %eax, %ds\n mov %eax, %es\n mov %esp, %eax\n push %eax\n call handle\n"
@@ -63,20 +64,23 @@ __asm__(".section .multiboot, \"a\"\n"
 	"run_user: pusha\n movl $1f, resume_eip\n mov %esp, resume_esp\n"
 	"push $0x33\n push $user_stack + 4096\n pushf\n push $0x2b\n push $user_code\n iret\n"
 	"1: popa\n ret\n"
-	"user_code: mov $0x33, %eax\n mov %eax, %ds\n mov %eax, %es\n push $5\n push $37\n lcall $0x4b, $0\n int $0x80\n"
+	"user_code: mov $0x33, %eax\n mov %eax, %ds\n mov %eax, %es\n push $5\n push $37\n lcall $0x4b, $0\n int "
+	"$0x80\n"
 	/* The gate copied two parameters to the inner stack, above the return address. */
-	"gate_entry: mov 8(%esp), %eax\n add 12(%esp), %eax\n mov $0x10, %ecx\n mov %ecx, %ds\n mov %eax, gate_sum\n lret $8\n"
+	"gate_entry: mov 8(%esp), %eax\n add 12(%esp), %eax\n mov $0x10, %ecx\n mov %ecx, %ds\n mov %eax, gate_sum\n "
+	"lret $8\n"
 	/* A task: notes that it ran and returns by IRET (NT is set). */
 	"second_task: mov $0x10, %eax\n incl task_ran\n mov %cr0, %eax\n mov %eax, task_cr0\n iret\n jmp second_task\n"
 	/* Virtual-8086 mode at REAL_AT. */
 	"run_v86: pusha\n movl $1f, resume_eip\n mov %esp, resume_esp\n"
 	"push $0\n push $0\n push $0x2000\n push $0x1000\n" /* GS FS DS ES */
-	"push $0x700\n push $0x8000\n"		/* SS:SP */
-	"push $0x20002\n push $0x800\n push $0\n iret\n" /* VM; CS = REAL_AT >> 4 */
+	"push $0x700\n push $0x8000\n"                      /* SS:SP */
+	"push $0x20002\n push $0x800\n push $0\n iret\n"    /* VM; CS = REAL_AT >> 4 */
 	"1: popa\n ret\n"
 	/* Real mode and back: EAX = what the 16-bit code computed. */
 	"go_real: pusha\n mov %esp, saved_esp\n ljmp $0x18, $0x8000\n"
-	".globl back_from_real\nback_from_real: mov $0x10, %eax\n mov %eax, %ds\n mov %eax, %es\n mov %eax, %ss\n mov %eax, %fs\n"
+	".globl back_from_real\nback_from_real: mov $0x10, %eax\n mov %eax, %ds\n mov %eax, %es\n mov %eax, %ss\n mov "
+	"%eax, %fs\n"
 	"mov %eax, %gs\n mov saved_esp, %esp\n popa\n mov 0x7000, %eax\n ret\n"
 	".bss\n.align 16\n.skip 16384\nmain_stack_top:\nsaved_esp: .skip 4\n.text\n"
 	/* Copied to REAL_AT; entered in 16-bit protected mode. */
@@ -86,11 +90,11 @@ __asm__(".section .multiboot, \"a\"\n"
 	"1: xor %ax, %ax\n mov %ax, %ds\n mov %ax, %es\n mov %ax, %ss\n mov $0x7000, %sp\n"
 	"lidtl 0x8000 + (real_idt - real_start)\n"
 	"movw $0x8000 + (real_int - real_start), 0x60 * 4\n movw $0, 0x60 * 4 + 2\n"
-	"mov $7, %ax\n int $0x60\n"		/* ax *= 6 through the IVT */
+	"mov $7, %ax\n int $0x60\n" /* ax *= 6 through the IVT */
 	"mov $0xf000, %bx\n mov %bx, %fs\n movw %fs:0xfff0, %cx\n"
 	"push %ax\n pop %dx\n"
 	"mov $10, %cx\n xor %bx, %bx\n"
-	"2: add %cx, %bx\n loop 2b\n"		/* 55 */
+	"2: add %cx, %bx\n loop 2b\n" /* 55 */
 	"add %bx, %dx\n movzwl %dx, %edx\n mov %edx, 0x7000\n"
 	"lgdtl 0x8000 + (real_gdt - real_start)\n"
 	"mov %cr0, %eax\n or $1, %al\n mov %eax, %cr0\n ljmpl $0x08, $back_from_real\n"
@@ -100,7 +104,7 @@ __asm__(".section .multiboot, \"a\"\n"
 	"real_end:\n"
 	"v86_start:\n"
 	"mov $0x1234, %ax\n push %ax\n pop %bx\n mov %bx, 0\n" /* DS = 0x2000 */
-	"int $0x21\n"						/* IOPL 0: #GP for the monitor */
+	"int $0x21\n"                                          /* IOPL 0: #GP for the monitor */
 	"v86_end:\n.code32\n");
 
 static void outb(u16 port, u8 v)
@@ -174,13 +178,14 @@ static void load_tables(void)
 	gdt[GDT_GATE] = ((u32)gate_entry & 0xffff) | SELECTOR(GDT_CODE, 0) << 16 | (u64)0xec02 << 32 |
 			(u64)((u32)gate_entry >> 16) << 48;
 	__asm__ volatile("lgdt %0\n\tljmp $0x08, $1f\n1:" ::"m"(p));
-	__asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%ss; mov %0, %%fs; mov %0, %%gs" ::"r"(SELECTOR(GDT_DATA, 0)));
+	__asm__ volatile(
+		"mov %0, %%ds; mov %0, %%es; mov %0, %%ss; mov %0, %%fs; mov %0, %%gs" ::"r"(SELECTOR(GDT_DATA, 0)));
 
 	for (u32 i = 0; i < 256; i++) {
 		u32 target = (u32)stubs32 + i * 16;
 
-		idt[i] = (target & 0xffff) | SELECTOR(GDT_CODE, 0) << 16 |
-			 (u64)(i == 0x80 ? 0xee00 : 0x8e00) << 32 | (u64)(target >> 16) << 48;
+		idt[i] = (target & 0xffff) | SELECTOR(GDT_CODE, 0) << 16 | (u64)(i == 0x80 ? 0xee00 : 0x8e00) << 32 |
+			 (u64)(target >> 16) << 48;
 	}
 	load_idt();
 	tss.esp0 = (u32)stack0 + sizeof(stack0);
@@ -201,8 +206,9 @@ static void copy_code(const char *from, const char *end)
 static bool read_faults(u32 address)
 {
 	last.vector = 255;
-	__asm__ volatile("pusha\n\tmovl $1f, resume_eip\n\tmov %%esp, resume_esp\n\tmovb (%0), %%al\n1:\n\tpopa" ::"r"(address)
-			 : "memory");
+	__asm__ volatile(
+		"pusha\n\tmovl $1f, resume_eip\n\tmov %%esp, resume_esp\n\tmovb (%0), %%al\n1:\n\tpopa" ::"r"(address)
+		: "memory");
 	resume_eip = 0;
 	return last.vector != 255;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The in-library irqchip: LAPIC per vCPU, IOAPIC, two 8259 PICs, 8254 PIT (SDM 3A chapter 10; Intel 82093AA, 8259A, 8254).
- * Knows vCPUs only as (APIC id -> struct lapic) and its surroundings as callbacks, so each part is unit-tested alone.
+ * The in-library irqchip: LAPIC per vCPU, IOAPIC, two 8259 PICs, 8254 PIT (SDM 3A chapter 10; Intel 82093AA, 8259A,
+ * 8254). Knows vCPUs only as (APIC id -> struct lapic) and its surroundings as callbacks, so each part is unit-tested
+ * alone.
  *
  * Threads: every function may be called from any thread unless it says otherwise; chips lock themselves
  * (lapic->lock; irqchip->lock for PIC, IOAPIC and PIT; order irqchip -> lapic). The vCPU thread's
@@ -32,7 +33,8 @@ struct irqchip_ops {
 	uint64_t (*now_ns)(void *ctx);
 	uint64_t (*tsc_now)(void *ctx, struct x86_cpu *cpu);
 	uint64_t (*tsc_hz)(void *ctx, struct x86_cpu *cpu);
-	/* (Re)arm timer `timer` for the VM-clock time `deadline_ns` (0 = disarm); fires irqchip_timer_expired() on a core thread. */
+	/* (Re)arm timer `timer` for the VM-clock time `deadline_ns` (0 = disarm); fires irqchip_timer_expired() on a
+	 * core thread. */
 	void (*timer_arm)(void *ctx, unsigned timer, uint64_t deadline_ns);
 	/* EOI of a level-triggered vector reached the IOAPIC (KVM_EXIT_IOAPIC_EOI, resample irqfds); may be NULL. */
 	void (*eoi)(void *ctx, unsigned gsi);
@@ -54,10 +56,10 @@ void lapic_destroy(struct x86_cpu *cpu);
 void lapic_reset(struct x86_cpu *cpu, bool init);
 
 /* ---- the vCPU thread ---- */
-bool lapic_irq_pending(struct x86_cpu *cpu); /* IRR above PPR, or ExtINT through LVT0; lock-free fast no */
-int lapic_irq_ack(struct x86_cpu *cpu);	     /* IRR -> ISR, or INTA cycle of the PIC; -1 if it went away */
+bool lapic_irq_pending(struct x86_cpu *cpu);   /* IRR above PPR, or ExtINT through LVT0; lock-free fast no */
+int lapic_irq_ack(struct x86_cpu *cpu);        /* IRR -> ISR, or INTA cycle of the PIC; -1 if it went away */
 bool lapic_enabled(const struct x86_cpu *cpu); /* globally (APIC_BASE) */
-uint64_t lapic_read_tpr(struct x86_cpu *cpu); /* as CR8: bits 7:4 of TPR */
+uint64_t lapic_read_tpr(struct x86_cpu *cpu);  /* as CR8: bits 7:4 of TPR */
 void lapic_write_tpr(struct x86_cpu *cpu, uint64_t cr8);
 /* MMIO at apic_base of this vCPU. len 1..8; only aligned 4-byte accesses do something (SDM 3A 10.4.1). */
 bool lapic_mmio_match(const struct x86_cpu *cpu, gpa_t gpa);
