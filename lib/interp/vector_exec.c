@@ -158,8 +158,10 @@ static uint64_t active_elements(struct x86_cpu *cpu, const struct vector_info *i
 	if (info->count < 64)
 		bits &= BIT64(info->count) - 1;
 	if (info->flags & VECTOR_PACKED) {
-		unsigned n = (unsigned)__builtin_popcountll(bits);
+		unsigned n = 0;
 
+		for (; bits; bits &= bits - 1) /* libgcc's popcount is not ours to trust with live vector state */
+			n++;
 		return n < 64 ? BIT64(n) - 1 : UINT64_MAX;
 	}
 	/* A broadcast element is accessed if any of the elements it goes to is on. */

@@ -96,6 +96,7 @@ class Console:
     def wait_shell(self):
         self.child.expect_exact("Trapeze guest:")
         self.child.expect_exact(self.PROMPT)
+        self.command("stty cols 300")  # or the shell would wrap what it echoes
         return self
 
     def command(self, text):

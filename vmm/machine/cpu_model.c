@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "machine/cpu_model.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -140,6 +141,13 @@ bool cpu_model_has(const struct cpu_model *model, const char *name)
 	const struct feature *f = find_feature(name);
 
 	return f && table_has(model, f);
+}
+
+unsigned cpu_model_phys_bits(const struct cpu_model *model)
+{
+	const struct kvm_cpuid_entry2 *e = find_entry(model->entry, model->count, 0x80000008, 0);
+
+	return e && (e->eax & 0xff) ? e->eax & 0xff : 36;
 }
 
 static bool model_lists(const struct model *m, const char *name)
@@ -422,10 +430,43 @@ static void offer_client_features(const struct accel *accel, struct cpu_model *m
 	m->count += 2;
 }
 
-static int choose_model(struct cpu_model *m, const char *name)
+/* What a platform, not a core, brings along: offered in `host` whether this host has it or not. */
+static bool is_platform_feature(const struct feature *f)
 {
-	if (!strcmp(name, "host") || !strcmp(name, "max"))
+	static const char *const names[] = { "hypervisor", "apic", "x2apic", "tsc-deadline",
+					     "tsc-adjust", "arat", "invtsc" };
+
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		if (!strcmp(f->name, names[i]))
+			return true;
+	return f->leaf == 0x40000001;
+}
+
+static bool host_has(const struct feature *f)
+{
+	unsigned regs[4] = { 0 };
+
+	return __get_cpuid_count(f->leaf, f->subleaf, &regs[EAX], &regs[EBX], &regs[ECX], &regs[EDX]) &&
+	       (regs[f->reg] >> f->bit & 1);
+}
+
+/* `host` is this processor: what software can offer beyond it (5-level paging, say) is for `max`. */
+static void apply_host(struct cpu_model *m)
+{
+	for (size_t i = 0; i < ARRAY_LEN(features); i++)
+		if (!is_platform_feature(&features[i]) && !host_has(&features[i]))
+			table_set(m, &features[i], false);
+}
+
+static int choose_model(struct cpu_model *m, const struct accel *accel, const char *name)
+{
+	if (!strcmp(name, "max"))
 		return 0;
+	if (!strcmp(name, "host")) {
+		if (accel->software)
+			apply_host(m);
+		return 0;
+	}
 	for (size_t i = 0; i < ARRAY_LEN(model_aliases); i++)
 		if (!strcmp(name, model_aliases[i].name))
 			name = model_aliases[i].target;
@@ -454,7 +495,7 @@ int cpu_model_create(const struct accel *accel, const char *spec, struct cpu_mod
 
 	rest = copy;
 	word = strsep(&rest, ",");
-	err = choose_model(model, word);
+	err = choose_model(model, accel, word);
 	while (!err && (word = strsep(&rest, ",")))
 		err = apply_word(model, &offered, accel, word);
 	free(copy);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * --cpu MODEL[,+feature|-feature|name=value…] to the CPUID table of each vCPU. `host` and `max` offer
- * all that the accelerator does; the named models are QEMU's (cpu_models.def), cut down to what the
+ * --cpu MODEL[,+feature|-feature|name=value…] to the CPUID table of each vCPU. `host` is this
+ * processor as far as the accelerator offers it, `max` all that it offers; the named models are QEMU's (cpu_models.def), cut down to what the
  * accelerator offers; a feature asked for by name that it does not offer is refused by name.
  */
 #ifndef VMM_MACHINE_CPU_MODEL_H
@@ -29,6 +29,9 @@ void cpu_model_for_vcpu(const struct cpu_model *model, unsigned id, unsigned cpu
 
 /* Does the model offer this feature (a name of cpu_features.def)? */
 bool cpu_model_has(const struct cpu_model *model, const char *feature);
+
+/* Width of a guest physical address in bits (CPUID 0x80000008; 36 where the model has no such leaf). */
+unsigned cpu_model_phys_bits(const struct cpu_model *model);
 
 /* Model names, NULL-terminated, for --cpu help. */
 const char *const *cpu_model_names(void);

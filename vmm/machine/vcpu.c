@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include "machine/message.h"
+#include "machine/ram.h"
 #include "trapeze/trapeze.h"
 
 #define VCPU_KICK_SIGNAL SIGUSR1
@@ -46,6 +47,47 @@ static int set_cpuid(struct vcpu *vcpu, unsigned cpus, const struct cpu_model *m
 	return err;
 }
 
+/*
+ * Memory types as a PC's firmware leaves them (SDM 3A 11.11): write-back by default, the VGA window and the hole below
+ * 4 GiB uncached. Without them a kernel takes MTRRs and PAT for switched off.
+ */
+static int set_memory_types(struct vcpu *vcpu, unsigned phys_bits)
+{
+	uint64_t hole_mask = ((UINT64_C(1) << phys_bits) - 1) & ~(RAM_ABOVE_4G - RAM_HOLE_START - 1);
+	const struct {
+		uint32_t index;
+		uint64_t value;
+	} types[] = {
+		{ 0x250, UINT64_C(0x0606060606060606) }, /* 0 to 512 KiB: write-back */
+		{ 0x258, UINT64_C(0x0606060606060606) }, /* to 640 KiB */
+		{ 0x259, 0 },                            /* VGA: uncached */
+		{ 0x268, UINT64_C(0x0505050505050505) }, /* ROMs, 32 KiB each from 768 KiB: write-protected */
+		{ 0x269, UINT64_C(0x0505050505050505) },
+		{ 0x26a, UINT64_C(0x0505050505050505) },
+		{ 0x26b, UINT64_C(0x0505050505050505) },
+		{ 0x26c, UINT64_C(0x0505050505050505) },
+		{ 0x26d, UINT64_C(0x0505050505050505) },
+		{ 0x26e, UINT64_C(0x0505050505050505) },
+		{ 0x26f, UINT64_C(0x0505050505050505) },
+		{ 0x200, RAM_HOLE_START },       /* base, uncached */
+		{ 0x201, hole_mask | 1u << 11 }, /* 1 GiB of it, valid */
+		{ 0x2ff, 0xc06 },                /* on, fixed ones too; default write-back */
+	};
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry[sizeof(types) / sizeof(types[0])];
+	} msrs = { .head.nmsrs = sizeof(types) / sizeof(types[0]) };
+
+	for (unsigned i = 0; i < msrs.head.nmsrs; i++) {
+		msrs.entry[i].index = types[i].index;
+		msrs.entry[i].data = types[i].value;
+	}
+	if (vcpu_ioctl(vcpu, KVM_SET_MSRS, &msrs) == (int)msrs.head.nmsrs)
+		return 0;
+	msg_error("vCPU %u: the accelerator refuses the memory types (MTRRs)", vcpu->id);
+	return -EINVAL;
+}
+
 int vmm_vcpu_create(struct vcpu_host *host, struct vcpu *vcpu, unsigned id, unsigned cpus,
 		    const struct cpu_model *model)
 {
@@ -70,6 +112,8 @@ int vmm_vcpu_create(struct vcpu_host *host, struct vcpu *vcpu, unsigned id, unsi
 		vcpu->run = NULL;
 	} else {
 		err = set_cpuid(vcpu, cpus, model);
+		if (!err && cpu_model_has(model, "mtrr"))
+			err = set_memory_types(vcpu, cpu_model_phys_bits(model));
 	}
 	if (err)
 		vmm_vcpu_destroy(vcpu);
