@@ -155,18 +155,18 @@ enum console_key console_read(struct console *console)
 
 void console_push(struct console *console)
 {
-	unsigned take;
+	/* Until the device is full or the queue empty: it tells of room only when there was none. */
+	while (console->queued && console->dev.can_receive) {
+		unsigned take = console->dev.can_receive(console->dev.ctx);
 
-	if (!console->queued || !console->dev.can_receive)
-		return;
-	take = console->dev.can_receive(console->dev.ctx);
-	if (take > console->queued)
-		take = console->queued;
-	if (!take)
-		return;
-	console->dev.receive(console->dev.ctx, console->queue, take);
-	console->queued -= take;
-	memmove(console->queue, console->queue + take, console->queued);
+		if (take > console->queued)
+			take = console->queued;
+		if (!take)
+			return;
+		console->dev.receive(console->dev.ctx, console->queue, take);
+		console->queued -= take;
+		memmove(console->queue, console->queue + take, console->queued);
+	}
 }
 
 void console_detach(struct console *console)
