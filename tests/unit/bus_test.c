@@ -104,6 +104,24 @@ static void test_split(void **state)
 	bus_destroy(bus);
 }
 
+/* 0xcf8 without a PCI bridge, and the reset port at 0xcf9. */
+static void test_first_byte_claims(void **state)
+{
+	struct bus *bus = bus_create();
+	struct probe reset = { 0 };
+
+	(void)state;
+	device_init(&reset.dev, &byte_ops);
+	assert_int_equal(bus_map(bus, BUS_PIO, 0xcf9, 1, &reset.dev, 0), 0);
+	fix_out(bus, 0xcf8, 0x80000e00, 4);
+	assert_int_equal(fix_in(bus, 0xcf8, 4), 0xffffffff);
+	assert_int_equal(fix_in(bus, 0xcf8, 2), 0xffff);
+	assert_int_equal(reset.count, 0);
+	fix_out(bus, 0xcf9, 0xe, 1);
+	assert_int_equal(reset.count, 1);
+	bus_destroy(bus);
+}
+
 static void test_widen(void **state)
 {
 	struct bus *bus = bus_create();
@@ -199,9 +217,10 @@ static void test_options(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_unclaimed), cmocka_unit_test(test_overlap),    cmocka_unit_test(test_split),
-		cmocka_unit_test(test_widen),     cmocka_unit_test(test_ram_layout), cmocka_unit_test(test_nearest),
-		cmocka_unit_test(test_options),
+		cmocka_unit_test(test_unclaimed), cmocka_unit_test(test_overlap),
+		cmocka_unit_test(test_split),     cmocka_unit_test(test_first_byte_claims),
+		cmocka_unit_test(test_widen),     cmocka_unit_test(test_ram_layout),
+		cmocka_unit_test(test_nearest),   cmocka_unit_test(test_options),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -133,10 +133,18 @@ static const struct range *find_range(const struct space *space, uint64_t addr)
 	return i < space->count && space->range[i].base <= addr ? &space->range[i] : NULL;
 }
 
+/*
+ * Whoever has the first byte claims an access; bytes behind its end may go to a neighbour. Where nobody has it nobody
+ * answers at all: a 32-bit write to a missing PCI bridge at 0xcf8 must not reach the reset port at 0xcf9.
+ */
 void bus_read(struct bus *bus, enum bus_space space, uint64_t addr, void *data, unsigned size)
 {
 	uint8_t *bytes = data;
 
+	if (!find_range(&bus->space[space], addr)) {
+		memset(data, 0xff, size);
+		return;
+	}
 	for (unsigned done = 0, n = 1; done < size; done += n, n = 1) {
 		const struct range *range = find_range(&bus->space[space], addr + done);
 
@@ -155,6 +163,8 @@ void bus_write(struct bus *bus, enum bus_space space, uint64_t addr, const void 
 {
 	const uint8_t *bytes = data;
 
+	if (!find_range(&bus->space[space], addr))
+		return;
 	for (unsigned done = 0, n = 1; done < size; done += n, n = 1) {
 		const struct range *range = find_range(&bus->space[space], addr + done);
 
