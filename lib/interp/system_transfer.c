@@ -4,6 +4,7 @@
 #include "interp/system.h"
 #include "x86/event.h"
 #include "x86/io.h"
+#include "x86/pv/hypercall.h"
 #include "x86/transfer.h"
 
 static uint64_t next_rip(const struct x86_cpu *cpu, const struct interp_insn *i)
@@ -113,6 +114,13 @@ static void exec_sysexit(struct x86_cpu *cpu, const struct interp_insn *i)
 	system_end_block(cpu);
 }
 
+static void exec_hypercall(struct x86_cpu *cpu, const struct interp_insn *i)
+{
+	x86_hypercall(cpu);
+	interp_next(cpu, i);
+	system_end_block(cpu);
+}
+
 static void exec_hlt(struct x86_cpu *cpu, const struct interp_insn *i)
 {
 	system_need_cpl0(cpu);
@@ -192,4 +200,5 @@ BIND(int3)
 BIND(into)
 BIND(int1)
 BIND(syscall)
+BIND(hypercall)
 BIND(hlt)

@@ -177,6 +177,24 @@ static void take(struct fakechip *f, unsigned cpu, int vector)
 		fakechip_put(f, cpu, EOI, 0);
 }
 
+/* A bitmap of APIC ids from some id on: what KVM_HC_SEND_IPI asks for. */
+static void sets_of_ids(tz_unused void **state)
+{
+	struct fakechip *f = make(3);
+
+	assert_int_equal(lapic_send_set(f->cpu[0], 0x1d, 0, 0x71), 2); /* 0, 2; 3 and 4 do not exist */
+	assert_int_equal(lapic_irq_ack(f->cpu[0]), 0x71);
+	assert_false(lapic_irq_pending(f->cpu[1]));
+	assert_int_equal(lapic_irq_ack(f->cpu[2]), 0x71);
+	assert_int_equal(lapic_send_set(f->cpu[0], 1, 1, 4 << 8), 1);
+	assert_int_equal(f->nmis[1], 1);
+	assert_int_equal(lapic_send_set(f->cpu[0], UINT64_MAX, UINT32_MAX, 0x72), 0); /* no broadcast, no wrap */
+	assert_int_equal(lapic_send_set(f->cpu[0], 2, UINT32_MAX - 1, 0x72), 0);
+	assert_int_equal(lapic_send_set(f->cpu[0], 1, 1, 7 << 8), 0); /* ExtINT is no IPI */
+	assert_false(lapic_irq_pending(f->cpu[1]));
+	fakechip_destroy(f);
+}
+
 static void logical_destinations(tz_unused void **state)
 {
 	struct fakechip *f = make(3);
@@ -651,6 +669,7 @@ int main(void)
 		cmocka_unit_test(priorities),
 		cmocka_unit_test(software_disable),
 		cmocka_unit_test(ipi_modes),
+		cmocka_unit_test(sets_of_ids),
 		cmocka_unit_test(logical_destinations),
 		cmocka_unit_test(lowest_priority),
 		cmocka_unit_test(base_transitions),

@@ -70,6 +70,8 @@ bool lapic_msr_read(struct x86_cpu *cpu, uint32_t index, uint64_t *value);
 bool lapic_msr_write(struct x86_cpu *cpu, uint32_t index, uint64_t value);
 /* APIC_BASE set by the client (KVM_SET_SREGS, KVM_SET_MSRS): any legal mode from any other. False: no such value. */
 bool lapic_set_base(struct x86_cpu *cpu, uint64_t value);
+/* An edge-triggered IPI, `icr`'s vector and mode, to the APIC ids min + n for each bit n of `set`; how many took it. */
+int lapic_send_set(struct x86_cpu *cpu, uint64_t set, uint64_t min, uint32_t icr);
 /* The guest TSC was written or its offset changed: rearm the deadline timer. */
 void lapic_tsc_changed(struct x86_cpu *cpu);
 

@@ -126,3 +126,22 @@ int apic_bus_broadcast(struct irqchip *chip, const struct apic_msg *msg, const s
 	}
 	return accepted;
 }
+
+int lapic_send_set(struct x86_cpu *cpu, uint64_t set, uint64_t min, uint32_t icr)
+{
+	struct apic_msg msg = { .wide = true, .vector = (uint8_t)icr, .mode = LVT_MODE(icr) };
+	int accepted = 0;
+
+	if (msg.mode == APIC_EXTINT)
+		return 0;
+	for (; set; set &= set - 1) {
+		uint64_t id = min + (unsigned)__builtin_ctzll(set);
+
+		/* All ones is everybody's address, nobody's id. */
+		if (id >= UINT32_MAX)
+			break;
+		msg.dest = (uint32_t)id;
+		accepted += apic_bus_send(cpu->lapic->chip, &msg);
+	}
+	return accepted;
+}
