@@ -241,7 +241,7 @@ static void exec_wr_base(struct x86_cpu *cpu, const struct interp_insn *i)
 	if (!(cpu->cr4 & X86_CR4_FSGSBASE))
 		x86_raise_ud(cpu);
 	value = interp_operand_read(cpu, i, 0);
-	if (!x86_canonical(cpu, value))
+	if (!x86_canonical_base(cpu, value))
 		x86_raise_gp0(cpu);
 	cpu->seg[i->extra].base = value;
 	interp_next(cpu, i);

@@ -114,7 +114,7 @@ static void load_table(struct x86_cpu *cpu, const struct interp_insn *i, struct 
 	base = size == 10 ? guest_load64(image + 2) : guest_load32(image + 2);
 	if (size == 6 && i->opsize == 2)
 		base &= 0xffffff;
-	if (!x86_canonical(cpu, base))
+	if (!x86_canonical_base(cpu, base))
 		x86_raise_gp0(cpu);
 	t->limit = guest_load16(image);
 	t->base = base;

@@ -190,7 +190,7 @@ void x86_invpcid(struct x86_cpu *cpu, uint64_t type, uint64_t pcid, uint64_t lin
 		x86_raise_gp0(cpu);
 	switch ((enum invpcid_type)type) {
 	case INVPCID_ADDRESS:
-		if (!x86_canonical(cpu, linear))
+		if (!x86_canonical_base(cpu, linear))
 			x86_raise_gp0(cpu);
 		/* Nothing of other PCIDs is cached: see x86_write_cr3(). */
 		if (current)

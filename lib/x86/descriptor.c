@@ -190,7 +190,7 @@ void x86_load_ldt(struct x86_cpu *cpu, uint16_t sel)
 		x86_raise_error(cpu, X86_GP, sel & ~3u);
 	if (!(s.ar & X86_AR_P))
 		x86_raise_error(cpu, X86_NP, sel & ~3u);
-	if (cpu->long_mode && !x86_canonical(cpu, s.base))
+	if (cpu->long_mode && !x86_canonical_base(cpu, s.base))
 		x86_raise_error(cpu, X86_GP, sel & ~3u);
 	cpu->seg[X86_LDTR] = s;
 }
@@ -212,7 +212,7 @@ void x86_load_tr(struct x86_cpu *cpu, uint16_t sel)
 		x86_raise_error(cpu, X86_GP, sel & ~3u);
 	if (!(s.ar & X86_AR_P))
 		x86_raise_error(cpu, X86_NP, sel & ~3u);
-	if (cpu->long_mode && !x86_canonical(cpu, s.base))
+	if (cpu->long_mode && !x86_canonical_base(cpu, s.base))
 		x86_raise_error(cpu, X86_GP, sel & ~3u);
 	x86_desc_set_busy(cpu, d.gva, true);
 	s.ar |= DESC_BUSY;

@@ -54,7 +54,7 @@ static bool write_refused(WRITE_ARGS)
 static bool write_canonical(WRITE_ARGS)
 {
 	(void)by;
-	if (!x86_canonical(cpu, value))
+	if (!x86_canonical_base(cpu, value))
 		return false;
 	*field(cpu, row, index) = value;
 	return true;
@@ -220,12 +220,14 @@ static bool write_efer(WRITE_ARGS)
 
 static bool write_sysenter_address(WRITE_ARGS)
 {
+	unsigned unused = x86_has(cpu, X86_FEAT_LA57) ? 64 - 57 : 64 - 48;
+
 	(void)by;
-	if (!x86_canonical(cpu, value)) {
+	if (!x86_canonical_base(cpu, value)) {
 		/* AMD keeps what fits, Intel faults. */
 		if (!x86_vendor_is_amd(cpu))
 			return false;
-		value = (uint64_t)((int64_t)(value << 16) >> 16);
+		value = (uint64_t)((int64_t)(value << unused) >> unused);
 	}
 	*field(cpu, row, index) = value;
 	return true;
@@ -248,7 +250,7 @@ static bool read_segment_base(READ_ARGS)
 static bool write_segment_base(WRITE_ARGS)
 {
 	(void)row, (void)by;
-	if (!x86_canonical(cpu, value))
+	if (!x86_canonical_base(cpu, value))
 		return false;
 	cpu->seg[index == MSR_FS_BASE ? X86_FS : X86_GS].base = value;
 	return true;

@@ -3,6 +3,7 @@
 #include "x86/segment.h"
 
 #include "x86/access.h"
+#include "x86/cpuid.h"
 #include "x86/exception.h"
 #include "x86/segment_internal.h"
 
@@ -24,11 +25,19 @@ void x86_mode_update(struct x86_cpu *cpu)
 	x86_mmu_index_update(cpu);
 }
 
+static bool sign_extended(uint64_t a, unsigned width)
+{
+	return (uint64_t)((int64_t)(a << (64 - width)) >> (64 - width)) == a;
+}
+
 bool x86_canonical(const struct x86_cpu *cpu, uint64_t a)
 {
-	unsigned unused = cpu->cr4 & X86_CR4_LA57 ? 64 - 57 : 64 - 48;
+	return sign_extended(a, cpu->cr4 & X86_CR4_LA57 ? 57 : 48);
+}
 
-	return (uint64_t)((int64_t)(a << unused) >> unused) == a;
+bool x86_canonical_base(const struct x86_cpu *cpu, uint64_t a)
+{
+	return sign_extended(a, x86_has(cpu, X86_FEAT_LA57) ? 57 : 48);
 }
 
 /* Do `size` bytes at `offset` lie within the segment (SDM 3A 5.3)? */

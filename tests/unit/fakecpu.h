@@ -405,6 +405,23 @@ static inline void fake_cpuid(struct x86_cpu *c)
 	id->efer_allowed = X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_NXE | X86_EFER_FFXSR;
 }
 
+static inline void fake_without(struct fake *f, enum x86_feature feature)
+{
+	f->cpu.cpuid.features[feature / 32] &= ~BIT32(feature % 32);
+}
+
+/* CPUID leaf 0 alone: "GenuineIntel", "AuthenticAMD". Without this there is no leaf, which counts as Intel. */
+static inline void fake_vendor(struct fake *f, const char *name)
+{
+	struct x86_cpuid_entry *e = &f->cpu.cpuid.entry[0];
+
+	f->cpu.cpuid.count = 1;
+	memset(e, 0, sizeof(*e));
+	memcpy(&e->ebx, name, 4);
+	memcpy(&e->edx, name + 4, 4);
+	memcpy(&e->ecx, name + 8, 4);
+}
+
 /* ram_bytes: page aligned, at least 1 MiB. */
 static inline struct fake *fake_create(uint64_t ram_bytes)
 {

@@ -113,8 +113,8 @@ static void test_undefined(void **state)
 	assert_faults(f, X86_UD, 0x0f, 0x0b);       /* ud2 */
 	assert_faults(f, X86_UD, 0x0f, 0xb9, 0xc0); /* ud1 */
 	assert_faults(f, X86_UD, 0x0f, 0xff, 0xc0); /* ud0 */
-	assert_faults(f, X86_UD, 0x0f, 0x01, 0xc1); /* vmcall */
-	assert_faults(f, X86_UD, 0x0f, 0x01, 0xd9); /* vmmcall */
+	assert_faults(f, X86_UD, 0x0f, 0x01, 0xc2); /* vmlaunch */
+	assert_faults(f, X86_UD, 0x0f, 0x01, 0xd8); /* vmrun */
 	assert_faults(f, X86_UD, 0x0f, 0x01, 0xc8); /* monitor */
 	assert_faults(f, X86_UD, 0x0f, 0x01, 0xc9); /* mwait */
 	assert_faults(f, X86_UD, 0x0f, 0xaa);       /* rsm */
@@ -162,9 +162,13 @@ static void test_table_registers(void **state)
 	assert_ok(f, 0x0f, 0x01, 0x18); /* lidt [rax] */
 	assert_int_equal(c->idtr.base, UINT64_C(0xffff800000001000));
 	assert_int_equal(c->idtr.limit, 0x1234);
-	fake_poke64(f, DATA + 2, UINT64_C(1) << 50);
+	fake_poke64(f, DATA + 2, UINT64_C(1) << 56);
 	assert_faults(f, X86_GP, 0x0f, 0x01, 0x10); /* lgdt: not canonical */
 	assert_int_equal(c->gdtr.base, FAKE_GDT);
+	fake_poke64(f, DATA + 2, UINT64_C(1) << 50);
+	assert_ok(f, 0x0f, 0x01, 0x18); /* 57 bits where CPUID has LA57, CR4.LA57 or not */
+	fake_without(f, X86_FEAT_LA57);
+	assert_faults(f, X86_GP, 0x0f, 0x01, 0x18);
 	/* 24 bits of base with a 16-bit operand size. */
 	fake_protected_mode(f);
 	fake_poke64(f, DATA + 2, 0xab123456);
@@ -446,7 +450,46 @@ static void test_bases(void **state)
 	assert_ok(f, 0xf3, 0x0f, 0xae, 0xcb); /* rdgsbase ebx */
 	assert_int_equal(c->gpr[X86_RBX], 0x12345678);
 	c->gpr[X86_RAX] = UINT64_C(1) << 47;
-	assert_faults(f, X86_GP, 0xf3, 0x48, 0x0f, 0xae, 0xd0); /* wrfsbase rax */
+	assert_ok(f, 0xf3, 0x48, 0x0f, 0xae, 0xd0); /* wrfsbase rax */
+	c->gpr[X86_RAX] = UINT64_C(1) << 56;
+	assert_faults(f, X86_GP, 0xf3, 0x48, 0x0f, 0xae, 0xd0);
+	fake_without(f, X86_FEAT_LA57);
+	c->gpr[X86_RAX] = UINT64_C(1) << 47;
+	assert_faults(f, X86_GP, 0xf3, 0x48, 0x0f, 0xae, 0xd0);
+}
+
+#define VMCALL 0x0f, 0x01, 0xc1
+#define VMMCALL 0x0f, 0x01, 0xd9
+
+static void test_hypercalls(void **state)
+{
+	struct fake *f = *state;
+	struct x86_cpu *c = &f->cpu;
+
+	c->gpr[X86_RAX] = 9999;
+	assert_ok(f, VMCALL);
+	assert_true(c->gpr[X86_RAX] == (uint64_t)-1000);
+	c->gpr[X86_RAX] = 1; /* KVM_HC_VAPIC_POLL_IRQ */
+	assert_ok(f, VMMCALL);
+	assert_int_equal(c->gpr[X86_RAX], 0);
+	assert_true(atomic_load(&c->attention) & X86_ATT_IRQ);
+	c->gpr[X86_RAX] = UINT64_C(1) << 32 | 1; /* 64 bits of number */
+	assert_ok(f, VMCALL);
+	assert_true(c->gpr[X86_RAX] == (uint64_t)-1000);
+	c->gpr[X86_RAX] = 10; /* KVM_HC_SEND_IPI, without a LAPIC */
+	assert_ok(f, VMCALL);
+	assert_true(c->gpr[X86_RAX] == (uint64_t)-1000);
+	fake_user_mode(f);
+	c->gpr[X86_RAX] = 1;
+	assert_ok(f, VMCALL);
+	assert_true(c->gpr[X86_RAX] == (uint64_t)-1);
+	fake_protected_mode(f);
+	c->gpr[X86_RAX] = UINT64_C(1) << 32 | 1;
+	assert_ok(f, VMCALL);
+	assert_int_equal(c->gpr[X86_RAX], 0);
+	c->gpr[X86_RAX] = 9999;
+	assert_ok(f, VMMCALL);
+	assert_true(c->gpr[X86_RAX] == (uint32_t)-1000);
 }
 
 static void test_ports(void **state)
@@ -610,6 +653,7 @@ int main(void)
 		TEST(test_msr_tsc_cpuid),
 		TEST(test_extended_state),
 		TEST(test_bases),
+		TEST(test_hypercalls),
 		TEST(test_ports),
 		TEST(test_hlt),
 		TEST(test_far_transfers),

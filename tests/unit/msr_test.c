@@ -114,9 +114,14 @@ static void test_canonical(void **state)
 
 	for (unsigned i = 0; i < ARRAY_SIZE(list); i++) {
 		assert_rw(f, list[i], UINT64_C(0xffff812345678000));
-		assert_false(wr(f, list[i], UINT64_C(1) << 47));
+		/* As wide as the processor knows, whatever CR4.LA57 says. */
+		assert_false(wr(f, list[i], UINT64_C(1) << 56));
+		assert_rw(f, list[i], UINT64_C(1) << 47);
 	}
-	assert_int_equal(f->cpu.seg[X86_FS].base, UINT64_C(0xffff812345678000));
+	fake_without(f, X86_FEAT_LA57);
+	for (unsigned i = 0; i < ARRAY_SIZE(list); i++)
+		assert_false(wr(f, list[i], UINT64_C(1) << 47));
+	assert_int_equal(f->cpu.seg[X86_FS].base, UINT64_C(1) << 47);
 	set_vendor(&f->cpu, INTEL);
 	assert_false(wr(f, MSR_SYSENTER_EIP, UINT64_C(1) << 47));
 	set_vendor(&f->cpu, AMD);
