@@ -7,6 +7,7 @@
 #include "x86/fpu.h"
 #include "x86/io.h"
 #include "x86/tlb.h"
+#include "x86/transfer_internal.h"
 #include "x86/watch.h"
 
 /* An event taken out of cpu->ev, on its way through the IDT. */
@@ -339,7 +340,8 @@ enum x86_exit x86_poll(struct x86_cpu *cpu)
 		cpu->ev.smi_pending = false;
 	}
 	serve(cpu, att & X86_ATT_NMI);
-	if (nmi_deliverable(cpu) && !(cpu->ev.shadow & X86_SHADOW_MOV_SS))
+	/* The shadow of STI keeps NMIs out too, as in KVM (SDM 2B STI allows it). */
+	if (nmi_deliverable(cpu) && !cpu->ev.shadow)
 		return deliver_nmi(cpu);
 	serve(cpu, att & X86_ATT_IRQ);
 	return poll_irq(cpu);
@@ -388,16 +390,22 @@ static uint64_t match_exec(const struct x86_cpu *cpu)
 	return enabled ? hits : 0;
 }
 
+/* Behind MOV SS Intel ignores instruction breakpoints (SDM 3A 6.8.3); AMD holds back data breakpoints alone. */
+static bool inhibits_exec(const struct x86_cpu *cpu)
+{
+	return (cpu->ev.shadow & X86_SHADOW_MOV_SS) && !x86_vendor_is_amd(cpu);
+}
+
 void x86_step_begin(struct x86_cpu *cpu)
 {
 	uint64_t hits;
 
 	cpu->ev.no_step = false;
 	/* A half-done instruction that is restarted was checked when it began. */
-	if (cpu->dr_exec && !(cpu->rflags & X86_RF) && !cpu->io.logged && !(cpu->ev.shadow & X86_SHADOW_MOV_SS)) {
+	if (cpu->dr_exec && !(cpu->rflags & X86_RF) && !cpu->io.logged && !inhibits_exec(cpu)) {
 		hits = match_exec(cpu);
 		if (hits) {
-			cpu->ev.db_pending = hits;
+			cpu->ev.db_pending |= hits;
 			x86_raise(cpu, X86_DB);
 		}
 	}

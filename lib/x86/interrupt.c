@@ -235,6 +235,14 @@ static void end_shadow(struct x86_cpu *cpu)
 	x86_cpu_attention(cpu, X86_ATT_IRQ | X86_ATT_NMI);
 }
 
+/* INT1 is a #DB: the one that MOV SS held back for a data breakpoint goes with it. */
+static void report_debug(struct x86_cpu *cpu, uint64_t pending)
+{
+	if (pending)
+		cpu->dr[6] = (cpu->dr[6] & ~UINT64_C(0xf)) | pending | X86_DR6_FIXED1;
+	cpu->ev.db_pending &= ~pending;
+}
+
 void x86_interrupt(struct x86_cpu *cpu, uint8_t vector, enum x86_int_kind kind, bool has_error, uint32_t error,
 		   uint64_t return_rip)
 {
@@ -246,6 +254,7 @@ void x86_interrupt(struct x86_cpu *cpu, uint8_t vector, enum x86_int_kind kind, 
 		.return_rip = return_rip,
 		.flags = cpu->rflags,
 	};
+	uint64_t pending = cpu->ev.db_pending;
 
 	offer_to_debugger(cpu, vector, kind);
 	i.ext = !i.soft;
@@ -258,5 +267,7 @@ void x86_interrupt(struct x86_cpu *cpu, uint8_t vector, enum x86_int_kind kind, 
 	else if (!(cpu->v8086 && kind == X86_INT_SOFT && enter_v8086(cpu, &i)))
 		enter_protected(cpu, &i);
 	cpu->ev.no_step = true;
+	if (kind == X86_INT_ICEBP)
+		report_debug(cpu, pending);
 	end_shadow(cpu);
 }

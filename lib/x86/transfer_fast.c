@@ -78,6 +78,10 @@ void x86_sysret(struct x86_cpu *cpu, unsigned opsize)
 		x86_write_rflags(cpu, cpu->gpr[X86_R11] & ~X86_RF, SYSRET_FLAGS | X86_RF);
 	else
 		x86_write_rflags(cpu, X86_IF, X86_IF);
+	/* The TF it leaves decides, unlike with IRET and POPF: set, it traps before the first instruction at CPL 3. */
+	cpu->ev.no_step = true;
+	if (cpu->rflags & X86_TF)
+		cpu->ev.db_pending |= X86_DR6_BS;
 	if (!canonical)
 		x86_raise_gp0(cpu);
 }

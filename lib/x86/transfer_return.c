@@ -140,8 +140,12 @@ void x86_far_return(struct x86_cpu *cpu, unsigned opsize, uint16_t pop_bytes)
 /* IRET ends NMI blocking, whatever it returns from (SDM 3A 6.7.1). */
 static void unmask_nmi(struct x86_cpu *cpu)
 {
+	uint8_t pending = 2;
+
 	if (!cpu->ev.nmi_masked)
 		return;
+	/* However many came meanwhile, one is latched (SDM 3A 6.7.1). */
+	atomic_compare_exchange_strong(&cpu->ev.nmi_pending, &pending, 1);
 	cpu->ev.nmi_masked = false;
 	if (atomic_load_explicit(&cpu->ev.nmi_pending, memory_order_relaxed))
 		x86_cpu_attention(cpu, X86_ATT_NMI);

@@ -483,6 +483,62 @@ static void test_data_breakpoint_waits_for_mov_ss(void **state)
 	assert_int_equal(c->ev.db_pending, 0);
 }
 
+static void test_nmi_waits_for_sti(void **state)
+{
+	(void)state;
+	long_mode(false);
+	atomic_store(&c->ev.nmi_pending, 1);
+	c->ev.shadow = X86_SHADOW_STI;
+	assert_int_equal(x86_poll(c), X86_EXIT_NONE);
+	assert_int_equal(c->rip, FAKE_CODE);
+	assert_int_equal(FAKE_CATCH(f, x86_step_begin(c); x86_step_end(c, c->rflags, X86_SHADOW_STI)), 0);
+	assert_true(atomic_load(&c->attention) & X86_ATT_NMI);
+	assert_int_equal(x86_poll(c), X86_EXIT_NONE);
+	assert_at(X86_NMI);
+}
+
+/* MOV SS with a data breakpoint, then INT1: one #DB that tells of both. INT 1 is another thing. */
+static void test_icebp_takes_pending_breakpoint(void **state)
+{
+	(void)state;
+	long_mode(false);
+	c->ev.db_pending = 4;
+	c->ev.shadow = X86_SHADOW_MOV_SS;
+	c->dr[6] |= 1;
+	assert_int_equal(FAKE_CATCH(f, x86_step_begin(c);
+				    x86_interrupt(c, X86_DB, X86_INT_ICEBP, false, 0, FAKE_CODE + 1);
+				    x86_step_end(c, c->rflags, X86_SHADOW_MOV_SS)),
+			 0);
+	assert_at(X86_DB);
+	assert_int_equal(slot(0), FAKE_CODE + 1);
+	assert_int_equal(c->dr[6] & 0xf, 4);
+	assert_int_equal(c->ev.db_pending, 0);
+	long_mode(false);
+	c->dr[6] = X86_DR6_FIXED1 | 1;
+	assert_int_equal(FAKE_CATCH(f, x86_interrupt(c, X86_DB, X86_INT_ICEBP, false, 0, 0)), 0);
+	assert_int_equal(c->dr[6], X86_DR6_FIXED1 | 1);
+	long_mode(false);
+	c->ev.db_pending = 4;
+	assert_int_equal(FAKE_CATCH(f, x86_interrupt(c, X86_DB, X86_INT_SOFT, false, 0, 0)), 0);
+	assert_int_equal(c->ev.db_pending, 4);
+}
+
+static void test_instruction_breakpoint_behind_mov_ss(void **state)
+{
+	(void)state;
+	long_mode(false);
+	c->dr[0] = FAKE_CODE;
+	c->dr[7] |= 1;
+	c->dr_exec = true;
+	c->ev.shadow = X86_SHADOW_MOV_SS;
+	fake_vendor(f, "GenuineIntel");
+	assert_int_equal(FAKE_CATCH(f, x86_step_begin(c)), 0);
+	fake_vendor(f, "AuthenticAMD");
+	c->ev.db_pending = 2; /* held back by the shadow, comes along */
+	assert_raised(FAKE_CATCH(f, x86_step_begin(c)), X86_DB, 0);
+	assert_int_equal(c->ev.db_pending, 3);
+}
+
 static void test_instruction_breakpoint(void **state)
 {
 	(void)state;
@@ -556,6 +612,9 @@ int main(void)
 		T(injected_comes_first),
 		T(single_step),
 		T(data_breakpoint_waits_for_mov_ss),
+		T(nmi_waits_for_sti),
+		T(icebp_takes_pending_breakpoint),
+		T(instruction_breakpoint_behind_mov_ss),
 		T(instruction_breakpoint),
 		T(guest_debug),
 		T(internal_error),

@@ -2,6 +2,7 @@
 /* Far JMP, CALL, RET, IRET, SYSCALL and SYSENTER in every mode; what they refuse, and that a refusal leaves no trace.
  */
 #include "fakecpu.h"
+#include "x86/event.h"
 #include "x86/segment.h"
 #include "x86/transfer.h"
 
@@ -100,11 +101,13 @@ static void test_real(void **state)
 	push32(0x3000);
 	push32(0x77);
 	c->ev.nmi_masked = true;
+	atomic_store(&c->ev.nmi_pending, 2); /* two came while one was in service: one is latched */
 	assert_done(x86_iret(c, 4, 0));
 	assert_int_equal(c->rip, 0x77);
 	assert_int_equal(c->seg[X86_CS].base, 0x30000);
 	assert_int_equal(c->rflags, X86_ID | X86_IOPL | X86_IF | X86_FIXED1);
 	assert_false(c->ev.nmi_masked);
+	assert_int_equal(atomic_load(&c->ev.nmi_pending), 1);
 	assert_int_equal(c->gpr[X86_RSP], 0x8000);
 }
 
@@ -362,17 +365,6 @@ static void test_iret_v8086(void **state)
 	assert_refused(x86_iret(c, 2, NEXT), X86_GP, 0);
 }
 
-static void vendor(const char *name)
-{
-	struct x86_cpuid_entry *e = &c->cpuid.entry[0];
-
-	c->cpuid.count = 1;
-	memset(e, 0, sizeof(*e));
-	memcpy(&e->ebx, name, 4);
-	memcpy(&e->edx, name + 4, 4);
-	memcpy(&e->ecx, name + 8, 4);
-}
-
 static void test_syscall(void **state)
 {
 	(void)state;
@@ -405,10 +397,10 @@ static void test_syscall(void **state)
 	/* Where the vendors part. */
 	assert_done(x86_syscall(c, NEXT));
 	c->gpr[X86_RCX] = NOT_CANONICAL;
-	vendor("GenuntelineI"); /* as ebx, edx, ecx */
+	fake_vendor(f, "GenuineIntel");
 	assert_refused(x86_sysret(c, 8), X86_GP, 0);
 	assert_int_equal(c->cpl, 0);
-	vendor("AuthenticAMD");
+	fake_vendor(f, "AuthenticAMD");
 	assert_int_equal(FAKE_CATCH(f, x86_sysret(c, 8)), X86_UNWIND_EVENT);
 	assert_int_equal(c->ev.exc_vector, X86_GP);
 	assert_int_equal(c->cpl, 3);
@@ -417,9 +409,9 @@ static void test_syscall(void **state)
 	fake_user_mode(f);
 	c->seg[X86_CS] = fake_seg(FAKE_USER_CS32, 0, 0xffffffff, 0xc0fb);
 	x86_mode_update(c);
-	vendor("GenuntelineI");
+	fake_vendor(f, "GenuineIntel");
 	assert_refused(x86_syscall(c, NEXT), X86_UD, 0);
-	vendor("AuthenticAMD");
+	fake_vendor(f, "AuthenticAMD");
 	assert_done(x86_syscall(c, NEXT));
 	assert_true(c->rip == c->msr.cstar);
 	assert_int_equal(c->code_size, 8);
@@ -428,6 +420,41 @@ static void test_syscall(void **state)
 	assert_int_equal(c->code_size, 4);
 	c->efer &= ~X86_EFER_SCE;
 	assert_refused(x86_syscall(c, NEXT), X86_UD, 0);
+}
+
+/* The TF that SYSCALL and SYSRET leave decides about a trap, not the one before. */
+static void test_syscall_single_step(void **state)
+{
+	(void)state;
+	fake_long_mode(f);
+	c->msr.star = (uint64_t)FAKE_USER_CS32 << 48 | (uint64_t)FAKE_CS64 << 32;
+	c->msr.sfmask = X86_TF;
+	fake_user_mode(f);
+	c->rflags |= X86_TF;
+	assert_done(x86_step_begin(c); x86_syscall(c, NEXT); x86_step_end(c, c->rflags | X86_TF, 0));
+	assert_true(c->gpr[X86_R11] & X86_TF);
+	assert_int_equal(FAKE_CATCH(f, x86_step_begin(c); x86_sysret(c, 8); x86_step_end(c, 0, 0)), X86_UNWIND_EVENT);
+	assert_int_equal(c->ev.exc_vector, X86_DB);
+	assert_true(c->ev.db_pending & X86_DR6_BS);
+	assert_int_equal(c->rip, NEXT);
+	assert_int_equal(c->cpl, 3);
+	c->ev.db_pending = 0;
+	/* Outside of stepping the poll raises it. */
+	fake_long_mode(f);
+	assert_done(x86_sysret(c, 8));
+	assert_true(atomic_load(&c->attention) & X86_ATT_TRAP);
+	assert_int_equal(c->ev.db_pending, X86_DR6_BS);
+	c->ev.db_pending = 0;
+	/* With TF before and not after there is none. */
+	fake_long_mode(f);
+	c->rflags |= X86_TF;
+	c->gpr[X86_R11] = X86_FIXED1;
+	assert_done(x86_step_begin(c); x86_sysret(c, 8); x86_step_end(c, X86_TF, 0));
+	/* Unmasked, SYSCALL keeps TF and traps in the kernel. */
+	c->msr.sfmask = 0;
+	c->rflags |= X86_TF;
+	assert_int_equal(FAKE_CATCH(f, x86_step_begin(c); x86_syscall(c, NEXT); x86_step_end(c, X86_TF, 0)),
+			 X86_UNWIND_EVENT);
 }
 
 static void test_sysenter(void **state)
@@ -466,7 +493,7 @@ static void test_sysenter(void **state)
 	assert_done(x86_sysexit(c, 8));
 	assert_int_equal(c->seg[X86_CS].sel, FAKE_CS32 + 32 + 3);
 	assert_int_equal(c->code_size, 8);
-	vendor("AuthenticAMD");
+	fake_vendor(f, "AuthenticAMD");
 	assert_refused(x86_sysenter(c), X86_UD, 0);
 }
 
@@ -504,8 +531,8 @@ static void test_return_faults(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(real),    T(jump_to_code), T(jump_64), T(call_and_return), T(call_gate),     T(call_gate_64),
-		T(iret_64), T(iret_v8086),   T(syscall), T(sysenter),        T(return_faults),
+		T(real),    T(jump_to_code), T(jump_64), T(call_and_return),     T(call_gate), T(call_gate_64),
+		T(iret_64), T(iret_v8086),   T(syscall), T(syscall_single_step), T(sysenter),  T(return_faults),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
