@@ -198,6 +198,9 @@ static void suspend(struct x86_cpu *cpu)
 {
 	interp_of(cpu)->abort_block = true;
 	cpu->stat[STAT_INSNS]--;
+	/* An instruction breakpoint fires before the first iteration only (SDM 3B 17.3.1.1). */
+	if (cpu->dr_exec)
+		cpu->rflags |= X86_RF;
 }
 
 #define WHILE_EQUAL 1

@@ -4,6 +4,7 @@
  * a host location, stack and segment widths, BCD, features that CPUID takes away.
  */
 #include "interpfix.h"
+#include "x86/control.h"
 
 /* ---- faults in the middle ---- */
 
@@ -75,6 +76,28 @@ static void rep_yields_to_attention(void **state)
 	assert_int_equal(f->stat[STAT_INSNS], 2);
 	assert_int_equal(f->ram[0x32fff], 0x5a);
 	assert_int_equal(f->ram[0x33000], 0);
+}
+
+/* An instruction breakpoint on REP hits once, not at every iteration. */
+static void rep_under_breakpoint(void **state)
+{
+	(void)state;
+	CODE(0xf3, 0xaa, 0xf4); /* rep stosb; hlt */
+	cpu->gpr[X86_RDI] = 0x30000;
+	cpu->gpr[X86_RCX] = 5;
+	cpu->dr[0] = FAKE_CODE;
+	cpu->dr[7] |= 1;
+	cpu->guest_debug_dr[0] = FAKE_CODE;
+	cpu->guest_debug_dr[7] = 1;
+	x86_debug_changed(cpu);
+	assert_int_equal(interp_engine.run(cpu, false), X86_EXIT_DEBUG);
+	assert_int_equal(cpu->gpr[X86_RCX], 5);
+	cpu->ev.exc_pending = false;
+	cpu->ev.db_pending = 0;
+	cpu->rflags |= X86_RF; /* the debugger lets it go */
+	assert_int_equal(interp_engine.run(cpu, false), X86_EXIT_HLT);
+	assert_int_equal(cpu->gpr[X86_RCX], 0);
+	assert_false(cpu->rflags & X86_RF);
 }
 
 static void rep_respects_limits(void **state)
@@ -462,6 +485,7 @@ int main(void)
 		T(rmw_faults_as_write),
 		T(rep_commits_what_is_done),
 		T(rep_yields_to_attention),
+		T(rep_under_breakpoint),
 		T(rep_respects_limits),
 		T(locked_across_pages),
 		T(locked_mmio),
