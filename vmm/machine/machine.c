@@ -140,6 +140,42 @@ static int add_slot(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t siz
 	return vm_ioctl(m, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&region, "map guest memory");
 }
 
+/*
+ * A PC wires the timer's IRQ 0 to pin 2 of the IOAPIC, as the ACPI tables say. libtrapeze does so by itself; the kernel's
+ * default is pin 0 (KVM API 4.52).
+ */
+static int set_routing(struct machine *m)
+{
+	struct {
+		struct kvm_irq_routing head;
+		struct kvm_irq_routing_entry entry[16 + 24];
+	} table = { 0 };
+	struct kvm_irq_routing_entry *e = table.entry;
+
+	if (!accel_capability(&m->accel, KVM_CAP_IRQ_ROUTING))
+		return 0;
+	for (uint32_t gsi = 0; gsi < 16; gsi++) {
+		if (gsi == 2)
+			continue;
+		e->gsi = gsi;
+		e->type = KVM_IRQ_ROUTING_IRQCHIP;
+		e->u.irqchip.irqchip = gsi < 8 ? KVM_IRQCHIP_PIC_MASTER : KVM_IRQCHIP_PIC_SLAVE;
+		e->u.irqchip.pin = gsi % 8;
+		e++;
+	}
+	for (uint32_t gsi = 0; gsi < 24; gsi++) {
+		if (gsi == 2)
+			continue;
+		e->gsi = gsi;
+		e->type = KVM_IRQ_ROUTING_IRQCHIP;
+		e->u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
+		e->u.irqchip.pin = gsi ? gsi : 2;
+		e++;
+	}
+	table.head.nr = (uint32_t)(e - table.entry);
+	return vm_ioctl(m, KVM_SET_GSI_ROUTING, (uintptr_t)&table, "route the interrupt lines");
+}
+
 static int create_vm(struct machine *m)
 {
 	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
@@ -156,6 +192,8 @@ static int create_vm(struct machine *m)
 		err = vm_ioctl(m, KVM_SET_TSS_ADDR, KVM_TSS_GPA, "place its TSS");
 	if (!err)
 		err = vm_ioctl(m, KVM_CREATE_IRQCHIP, 0, "create the interrupt controllers");
+	if (!err)
+		err = set_routing(m);
 	if (!err)
 		err = vm_ioctl(m, KVM_CREATE_PIT2, (uintptr_t)&pit, "create the timer");
 	if (!err)
