@@ -28,6 +28,12 @@ static void on_hit_once(void)
 	WRITE_REG(dr7, 0x400);
 }
 
+static void on_repeat(void)
+{
+	on_hit();
+	return_flags = 1 << 16; /* RF: past the breakpoint */
+}
+
 static void single_step(void)
 {
 	hooks[1] = on_step;
@@ -86,6 +92,60 @@ static void breakpoint(void)
 	hooks[1] = 0;
 }
 
+static void hit_behind(const char *name, u64 hits_wanted, u64 rip, u64 where)
+{
+	check_equal(name, hits, hits_wanted);
+	check_equal("returns behind it", rip, where);
+}
+
+/* A data breakpoint that MOV SS holds back, and what the next instruction makes of it. */
+static void mov_ss(void)
+{
+	u64 where;
+
+	WRITE_REG(dr6, 0xffff0ff0);
+	WRITE_REG(dr0, (u64)&watched);
+	__asm__ volatile("mov %%ss, %0" : "=r"(where));
+	watched = where;
+	hooks[1] = on_hit;
+	WRITE_REG(dr7, 0x400 | 2 | 3 << 16 | 2 << 18);
+	hits = 0;
+	__asm__ volatile("lea 1f(%%rip), %0\n\tmov %1, %%ss\n\tnop\n1:" : "=&r"(where) : "m"(watched));
+	hit_behind("MOV SS delays a watchpoint by one instruction", 1, hit_rip, where);
+	check_equal("DR6.B0 of it", hit_dr6 & 15, 1);
+	hits = 0;
+	__asm__ volatile("lea 1f(%%rip), %0\n\tmov %1, %%ss\n\t.byte 0xf1\n1:" : "=&r"(where) : "m"(watched));
+	hit_behind("INT1 behind it is the same #DB", 1, hit_rip, where);
+	check_equal("DR6.B0 of both", hit_dr6 & 15, 1);
+	hits = 0;
+	__asm__ volatile("mov %0, %%ss\n\tint $1" ::"m"(watched));
+	check_equal("INT 1 behind it is another one", hits, 2);
+	WRITE_REG(dr7, 0x400);
+	hooks[1] = 0;
+}
+
+/* REP is one instruction for its breakpoint. */
+static void repeated(void)
+{
+	static u8 from[8] = "1234567", to[8];
+
+	hooks[1] = on_repeat;
+	hits = 0;
+	__asm__ volatile("lea 1f(%%rip), %%rax\n\t"
+			 "mov %%rax, %%dr1\n\t"
+			 "mov $0x408, %%eax\n\t"
+			 "mov %%rax, %%dr7\n\t"
+			 "mov $8, %%ecx\n"
+			 "1:\trep movsb\n\t"
+			 "mov $0x400, %%eax\n\t"
+			 "mov %%rax, %%dr7" ::"S"(from),
+			 "D"(to)
+			 : "rax", "rcx", "memory");
+	check_equal("a breakpoint on REP MOVSB hits once", hits, 1);
+	check("and the copy is made", to[0] == '1' && to[6] == '7');
+	hooks[1] = 0;
+}
+
 static void others(void)
 {
 	check("ICEBP", TRY(".byte 0xf1", "i"(0)) == 1);
@@ -101,6 +161,8 @@ int main(void)
 	single_step();
 	watchpoints();
 	breakpoint();
+	mov_ss();
+	repeated();
 	others();
 	return (int)failures;
 }

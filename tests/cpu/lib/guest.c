@@ -5,7 +5,7 @@
 #define DEBUG_EXIT 0xf4
 
 volatile struct exception last;
-volatile u64 fault_resume;
+volatile u64 fault_resume, return_flags;
 interrupt_hook *volatile hooks[256];
 unsigned failures;
 struct tss tss __attribute__((aligned(16)));
@@ -122,6 +122,8 @@ void handle_exception(u64 *frame)
 	last.count++;
 	if (hooks[vector]) {
 		hooks[vector]();
+		frame[19] |= return_flags;
+		return_flags = 0;
 		return;
 	}
 	if (frame[18] & 3) { /* user code ended, by its exit call or by a fault */

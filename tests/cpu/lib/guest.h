@@ -48,6 +48,8 @@ void gate_set_ist(unsigned vector, unsigned ist);
 typedef void interrupt_hook(void);
 extern interrupt_hook *volatile hooks[256]; /* called for the vector instead of failing */
 
+extern volatile u64 return_flags; /* what a hook wants set in RFLAGS when its exception returns, once */
+
 u64 run_user(void (*fn)(void)); /* at CPL 3, until int $0x80 or a fault (then last.vector says which) */
 #define USER_EXIT() __asm__ volatile("int $0x80")
 
