@@ -106,6 +106,7 @@ static void test_features_added_and_taken(void **state)
 	assert_false(cpu_model_has(&m, "smep"));
 	assert_true(cpu_model_has(&m, "sse4-1"));
 	assert_true(cpu_model_has(&m, "pku"));
+	assert_int_equal(create("max,-hv-evmcs,vmx-mbec=off", &m), 0);
 	assert_int_equal(create("qemu64,+avx2", &m), 0);
 	assert_true(cpu_model_has(&m, "avx2"));
 	assert_false(cpu_model_has(&m, "avx512f"));
@@ -117,6 +118,9 @@ static void test_refusals_name_the_word(void **state)
 		{ "max,+vmx", "vmx" },
 		{ "Haswell,+rtm", "rtm" },
 		{ "max,+nonsense", "nonsense" },
+		{ "max,hv_passthrough", "does not offer the feature \"hv_passthrough\"" },
+		{ "max,+hv-relaxed", "does not offer" },
+		{ "max,hv-spinlocks=0x1fff", "does not offer" },
 		{ "Pentium9", "Pentium9" },
 		{ "max,vendor=ab", "vendor=ab" },
 		{ "max,phys-bits=12", "phys-bits=12" },

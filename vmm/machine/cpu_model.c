@@ -229,11 +229,31 @@ static void unknown(const char *what, const char *word, const char *const *names
 		  hint ? "\"?" : "");
 }
 
+/* QEMU's properties for what no software accelerator has and no CPUID table alone can give: Hyper-V's interface, VT-x.
+ */
+static bool is_foreign(const char *name)
+{
+	static const char *const prefixes[] = { "hv-", "hv_", "vmx-", "vmx_" };
+
+	for (size_t i = 0; i < ARRAY_LEN(prefixes); i++)
+		if (!strncmp(name, prefixes[i], strlen(prefixes[i])))
+			return true;
+	return false;
+}
+
+static int refuse_feature(const struct accel *accel, const char *name)
+{
+	msg_error("--cpu: the accelerator %s does not offer the feature \"%s\"", accel->name, name);
+	return -EINVAL;
+}
+
 static int apply_feature(struct cpu_model *m, const struct cpu_model *offered, const struct accel *accel,
 			 const char *name, bool on)
 {
 	const struct feature *f = find_feature(name);
 
+	if (!f && is_foreign(name))
+		return on ? refuse_feature(accel, name) : 0;
 	if (!f) {
 		const char *names[ARRAY_LEN(features) + 1];
 
@@ -243,10 +263,8 @@ static int apply_feature(struct cpu_model *m, const struct cpu_model *offered, c
 		unknown("feature", name, names);
 		return -EINVAL;
 	}
-	if (on && !table_has(offered, f)) {
-		msg_error("--cpu: the accelerator %s does not offer the feature \"%s\"", accel->name, f->name);
-		return -EINVAL;
-	}
+	if (on && !table_has(offered, f))
+		return refuse_feature(accel, f->name);
 	table_set(m, f, on);
 	return 0;
 }
@@ -335,6 +353,8 @@ static int apply_property(struct cpu_model *m, const struct cpu_model *offered, 
 	if (!strcmp(key, "family") || !strcmp(key, "model") || !strcmp(key, "stepping"))
 		return set_signature_field(m, key, value);
 	if (!is_switch(value, &on)) {
+		if (is_foreign(key)) /* hv-spinlocks=N and the like */
+			return refuse_feature(accel, key);
 		msg_error("--cpu: %s=%s: expected on or off", key, value);
 		return -EINVAL;
 	}
