@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * --cpu MODEL[,+feature|-feature|name=value…] to the CPUID table of each vCPU. `host` is this
- * processor as far as the accelerator offers it, `max` all that it offers; the named models are QEMU's (cpu_models.def), cut down to what the
- * accelerator offers; a feature asked for by name that it does not offer is refused by name.
+ * processor as far as the accelerator offers it, `max` all that it offers; the named models are QEMU's
+ * (cpu_models.def), cut down to what the accelerator offers; a feature asked for by name that it does not offer is
+ * refused by name.
  */
 #ifndef VMM_MACHINE_CPU_MODEL_H
 #define VMM_MACHINE_CPU_MODEL_H

@@ -141,8 +141,8 @@ static int add_slot(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t siz
 }
 
 /*
- * A PC wires the timer's IRQ 0 to pin 2 of the IOAPIC, as the ACPI tables say. libtrapeze does so by itself; the kernel's
- * default is pin 0 (KVM API 4.52).
+ * A PC wires the timer's IRQ 0 to pin 2 of the IOAPIC, as the ACPI tables say. libtrapeze does so by itself; the
+ * kernel's default is pin 0 (KVM API 4.52).
  */
 static int set_routing(struct machine *m)
 {
