@@ -466,6 +466,28 @@ static void timer_periodic(tz_unused void **state)
 	fakechip_destroy(f);
 }
 
+/* A one-shot count at zero stays there when the mode becomes periodic, served by the timer's thread or not yet. */
+static void timer_mode_after_expiry(tz_unused void **state)
+{
+	struct fakechip *f = make(1);
+
+	fakechip_put(f, 0, TDCR, 0xb);
+	fakechip_put(f, 0, LVTT, 0x41);
+	fakechip_put(f, 0, TMICT, 1000000);
+	f->now += 1000001; /* and nobody has called irqchip_timer_expired() */
+	assert_int_equal(fakechip_get(f, 0, TMCCT), 0);
+	fakechip_put(f, 0, LVTT, 1u << 17 | 0x42);
+	assert_int_equal(lapic_irq_ack(f->cpu[0]), 0x41); /* the old entry's vector */
+	assert_int_equal(fakechip_get(f, 0, TMCCT), 0);
+	f->now += 500000;
+	assert_int_equal(fakechip_get(f, 0, TMCCT), 0);
+	assert_int_equal(f->timer[1], 0);
+	irqchip_timer_expired(f->chip, IRQCHIP_TIMER_LAPIC(0)); /* late: void */
+	fakechip_put(f, 0, EOI, 0);
+	assert_false(lapic_irq_pending(f->cpu[0]));
+	fakechip_destroy(f);
+}
+
 static void timer_tsc_deadline(tz_unused void **state)
 {
 	struct fakechip *f = make(1);
@@ -679,6 +701,7 @@ int main(void)
 		cmocka_unit_test(odd_accesses),
 		cmocka_unit_test(timer_one_shot),
 		cmocka_unit_test(timer_periodic),
+		cmocka_unit_test(timer_mode_after_expiry),
 		cmocka_unit_test(timer_tsc_deadline),
 		cmocka_unit_test(virtual_wire),
 		cmocka_unit_test(lint0_level),

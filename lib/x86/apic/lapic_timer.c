@@ -90,21 +90,6 @@ void lapic_timer_set_divisor_locked(struct lapic *l, uint32_t tdcr)
 	run_until(l, chip_now(l->chip) + left / old * divisor(l));
 }
 
-void lapic_timer_set_lvt_locked(struct lapic *l, uint32_t lvt)
-{
-	bool was_deadline = l->lvt[LVT_TIMER] & LVT_TSC_DEADLINE;
-
-	/* SDM 3A 10.5.4.1: a change to or from TSC-deadline mode disarms; one-shot and periodic share the count. */
-	if (was_deadline != !!(lvt & LVT_TSC_DEADLINE)) {
-		l->tmict = 0;
-		l->tsc_deadline = 0;
-		lapic_timer_stop_locked(l);
-	}
-	l->lvt[LVT_TIMER] = lvt;
-	if (l->deadline_ns && lapic_timer_mode(l) <= LAPIC_PERIODIC)
-		l->period_ns = period_of(l);
-}
-
 static void fire(struct lapic *l)
 {
 	lapic_local_deliver_locked(l, LVT_TIMER);
@@ -168,17 +153,10 @@ void lapic_timer_resume_locked(struct lapic *l, uint32_t tmcct)
 		lapic_timer_stop_locked(l); /* it had expired already */
 }
 
-void lapic_timer_expired(struct lapic *l)
+/* The deadline is over: interrupt, and the next one or none. */
+static void expire(struct lapic *l, uint64_t now)
 {
-	uint64_t now;
-
-	lapic_lock(l);
-	now = chip_now(l->chip);
-	if (!l->deadline_ns) {
-		/* disarmed while the expiry was on its way */
-	} else if (now < l->deadline_ns) {
-		arm(l); /* restarted meanwhile */
-	} else if (lapic_timer_mode(l) == LAPIC_TSC_DEADLINE) {
+	if (lapic_timer_mode(l) == LAPIC_TSC_DEADLINE) {
 		wait_for_tsc(l);
 	} else if (lapic_timer_mode(l) == LAPIC_PERIODIC && l->period_ns) {
 		/* Periods that passed while nobody looked merge into one interrupt, as in the IRR. */
@@ -188,5 +166,37 @@ void lapic_timer_expired(struct lapic *l)
 		lapic_timer_stop_locked(l);
 		fire(l);
 	}
+}
+
+void lapic_timer_set_lvt_locked(struct lapic *l, uint32_t lvt)
+{
+	bool was_deadline = l->lvt[LVT_TIMER] & LVT_TSC_DEADLINE;
+	uint64_t now = chip_now(l->chip);
+
+	/* An expiry that the timer thread has not served yet belongs to the old mode. */
+	if (l->deadline_ns && now >= l->deadline_ns)
+		expire(l, now);
+	/* SDM 3A 10.5.4.1: a change to or from TSC-deadline mode disarms; one-shot and periodic share the count. */
+	if (was_deadline != !!(lvt & LVT_TSC_DEADLINE)) {
+		l->tmict = 0;
+		l->tsc_deadline = 0;
+		lapic_timer_stop_locked(l);
+	}
+	l->lvt[LVT_TIMER] = lvt;
+	if (l->deadline_ns && lapic_timer_mode(l) <= LAPIC_PERIODIC)
+		l->period_ns = period_of(l);
+}
+
+void lapic_timer_expired(struct lapic *l)
+{
+	uint64_t now;
+
+	lapic_lock(l);
+	now = chip_now(l->chip);
+	/* No deadline: disarmed while the expiry was on its way. */
+	if (l->deadline_ns && now < l->deadline_ns)
+		arm(l); /* restarted meanwhile */
+	else if (l->deadline_ns)
+		expire(l, now);
 	lapic_unlock(l);
 }
