@@ -18,10 +18,11 @@ static void entry_clear(struct x86_tlb_entry *e)
 
 int x86_tlb_create(struct x86_cpu *cpu)
 {
-	struct x86_tlb *tlb = calloc(1, sizeof(*tlb));
+	struct x86_tlb *tlb = aligned_alloc(_Alignof(struct x86_tlb), sizeof(*tlb));
 
 	if (!tlb)
 		return -ENOMEM;
+	tz_clear(tlb, sizeof(*tlb));
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
 		for (unsigned i = 0; i < X86_TLB_SIZE; i++)
 			entry_clear(&tlb->e[mmu][i]);

@@ -23,8 +23,9 @@ enum x86_mmu_index {
 #define X86_TLB_SIZE (1u << X86_TLB_BITS)
 #define X86_TLB_INVALID UINT64_C(1) /* never equals a page address */
 
+/* A cache line each: an access touches one, and the index is a shift. */
 struct x86_tlb_entry {
-	uint64_t tag_read; /* GVA of the page if a read may go straight to memory, else has bit 0 set */
+	_Alignas(64) uint64_t tag_read; /* GVA of the page if a read may go straight to memory, else has bit 0 set */
 	uint64_t tag_write;
 	uint64_t tag_exec;
 	uintptr_t addend; /* HVA = GVA + addend */
