@@ -171,7 +171,7 @@ static void entry_sregs(struct kvm_sregs *s, const struct boot_entry *entry)
 
 int vmm_vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry)
 {
-	struct kvm_sregs sregs;
+	struct kvm_sregs sregs = { 0 };
 	struct kvm_regs regs = {
 		.rax = entry->rax,
 		.rbx = entry->rbx,
@@ -352,8 +352,8 @@ static void dump_segment(const char *name, const struct kvm_segment *s)
 
 void vmm_vcpu_dump(struct vcpu *vcpu)
 {
-	struct kvm_regs r;
-	struct kvm_sregs s;
+	struct kvm_regs r = { 0 };
+	struct kvm_sregs s = { 0 };
 
 	if (vcpu_ioctl(vcpu, KVM_GET_REGS, &r) < 0 || vcpu_ioctl(vcpu, KVM_GET_SREGS, &s) < 0)
 		return;
