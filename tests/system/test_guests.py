@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small guest programs: tests/cpu judges the CPU from inside; hostile ones must not hurt the program."""
 import lzma
+import os
 import re
 import signal
 import struct
 import subprocess
+import termios
 
 import pytest
 
@@ -116,3 +118,27 @@ def test_pvh_kernel(engine, guest_dir, tmp_path):
     status, out, err = piped_shell(["run", "--accel", engine, "--kernel", elf, "--initrd", guest_dir / "initrd.cpio",
                                     "--append", "console=ttyS0 quiet"], b"echo pvh=$((6*7))\nexit\n")
     assert status == 0 and b"pvh=42" in out and err == b""
+
+
+def test_terminal_is_restored_after_a_guest_crash(engine, tmp_path):
+    image = tmp_path / "crash"
+    # 'a' to the port, a while in a loop (the test looks at the terminal meanwhile), then a triple fault
+    image.write_bytes(multiboot(bytes.fromhex("b061 66baf803 ee b900000020 e2fe".replace(" ", "")) + TRIPLE))
+    leader, follower = os.openpty()
+    before = termios.tcgetattr(follower)
+    process = subprocess.Popen([TRAPEZE, "run", "--accel", engine, "--memory", "64M", "--kernel", image], stdin=follower,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(1) == b"a"
+    assert termios.tcgetattr(follower) != before
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1 and b"triple fault" in err
+    assert termios.tcgetattr(follower) == before
+    os.close(leader)
+    os.close(follower)
+
+
+def test_serial_none(engine, tmp_path):
+    image = tmp_path / "quiet"
+    image.write_bytes(multiboot(bytes.fromhex("b061 66baf803 ee 31c0 e7f4 ebfe".replace(" ", ""))))
+    done = run("run", "--accel", engine, "--memory", "64M", "--serial", "none", "--kernel", image, *DEBUG_EXIT)
+    assert done.returncode == 1 and done.stdout == "" and done.stderr == ""
