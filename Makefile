@@ -40,7 +40,7 @@ guest: deps-guest
 
 run: deps-build deps-guest
 	@$(MAKE) --no-print-directory -s -j2 all
-	@cache=$$(scripts/fetch-guest) && echo "Starting the guest. Ctrl-A x ends it, Ctrl-A h helps." >&2 && \
+	@cache=$$(scripts/fetch-guest) && echo "Starting the guest; its kernel unpacks itself first, in silence. Ctrl-A x ends it, Ctrl-A h helps." >&2 && \
 	exec $(BUILD)/trapeze run --kernel "$$cache/vmlinuz" --initrd "$$cache/initrd.cpio" --cpus 2 \
 		--append "console=ttyS0" $(ARGS)
 

@@ -7,6 +7,7 @@ import pytest
 
 from conftest import BUILD, ROOT
 
+pytestmark = pytest.mark.skipif("asan" in str(BUILD), reason="the sanitizer build has no shared library")
 HELLO = BUILD / "examples/hello"
 
 
