@@ -18,7 +18,7 @@ VMM_CFLAGS := $(BASE_CFLAGS) -Ivmm
 LDLIBS := -lZydis -lpthread
 
 LIB_PLAIN_SRC := $(wildcard lib/base/*.c lib/core/*.c lib/api/*.c)
-LIB_GUEST_SRC := $(wildcard lib/mem/*.c lib/x86/*.c lib/x86/*/*.c lib/interp/*.c)
+LIB_GUEST_SRC := $(wildcard lib/mem/*.c lib/x86/*.c lib/x86/*/*.c lib/interp/*.c lib/translate/*.c)
 VMM_SRC := $(wildcard vmm/*.c vmm/*/*.c)
 LIB_OBJ := $(LIB_PLAIN_SRC:%.c=$(BUILD)/obj/%.o) $(LIB_GUEST_SRC:%.c=$(BUILD)/obj/%.o)
 VMM_OBJ := $(VMM_SRC:%.c=$(BUILD)/obj/%.o)

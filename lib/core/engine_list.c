@@ -4,8 +4,9 @@
 
 #include "core/engine.h"
 #include "interp/engine.h"
+#include "translate/engine.h"
 
-const struct tz_engine_ops *const tz_engines[] = { &interp_engine, NULL };
+const struct tz_engine_ops *const tz_engines[] = { &interp_engine, &translate_engine, NULL };
 
 const struct tz_engine_ops *tz_engine_find(const char *name)
 {

@@ -40,14 +40,14 @@ static void tlb_fill(struct x86_cpu *cpu, unsigned mmu, uint64_t gva, const stru
 	if (slot_flags & MEM_SLOT_LOG_DIRTY)
 		flags |= X86_TLB_LOG;
 
-	/* An invalid tag is the page with bit 0 set, so that tlb.c knows what the entry is about. */
-	e->tag_read = (flags & X86_TLB_READ) && !(watched & X86_WATCH_READ) ? page : page | X86_TLB_INVALID;
+	e->tag_read = (flags & X86_TLB_READ) && !(watched & X86_WATCH_READ) ? page : x86_tlb_withheld(page);
 	e->tag_write = (flags & (X86_TLB_WRITE | X86_TLB_LOG)) == X86_TLB_WRITE && !(watched & X86_WATCH_WRITE) &&
 				       !x86_tlb_is_code(cpu, GPA(gpa))
 			       ? page
-			       : page | X86_TLB_INVALID;
-	e->tag_exec = w->executable ? page : page | X86_TLB_INVALID;
+			       : x86_tlb_withheld(page);
+	e->tag_exec = w->executable ? page : x86_tlb_withheld(page);
 	e->addend = (uintptr_t)hit->hva - (gva & TZ_PAGE_MASK) - page;
+	e->host = (uintptr_t)hit->hva - (gva & TZ_PAGE_MASK);
 	e->gpa = gpa;
 	e->global = w->global;
 	e->page_shift = w->page_shift;
@@ -85,7 +85,7 @@ static bool try_locate(struct x86_cpu *cpu, uint64_t gva, unsigned size, unsigne
 	struct x86_walk w;
 	struct mem_hit hit;
 	bool known = kind == X86_ACCESS_EXEC ? e->tag_exec == page
-		     : (e->tag_read & ~X86_TLB_INVALID) != page
+		     : e->tag_read != page && e->tag_read != x86_tlb_withheld(page)
 			     ? false
 			     : e->flags & (kind == X86_ACCESS_WRITE ? X86_TLB_WRITE : X86_TLB_READ);
 

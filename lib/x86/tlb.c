@@ -7,12 +7,15 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/stats.h"
 
-static void entry_clear(struct x86_tlb_entry *e)
+static void entry_clear(struct x86_tlb *tlb, unsigned mmu, unsigned i)
 {
-	e->tag_read = e->tag_write = e->tag_exec = X86_TLB_INVALID;
+	struct x86_tlb_entry *e = &tlb->e[mmu][i];
+
+	e->tag_read = e->tag_write = e->tag_exec = x86_tlb_withheld((uint64_t)i << TZ_PAGE_SHIFT);
 	e->flags = 0;
 }
 
@@ -25,7 +28,7 @@ int x86_tlb_create(struct x86_cpu *cpu)
 	tz_clear(tlb, sizeof(*tlb));
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
 		for (unsigned i = 0; i < X86_TLB_SIZE; i++)
-			entry_clear(&tlb->e[mmu][i]);
+			entry_clear(tlb, mmu, i);
 	tlb->large_lo = UINT64_MAX;
 	cpu->tlb = tlb;
 	return 0;
@@ -49,7 +52,7 @@ static void set_flush(struct x86_tlb *tlb, struct x86_tlb_set *set)
 			set->w[mmu][word] = 0;
 			tlb->large.w[mmu][word] &= ~bits;
 			for (; bits; bits &= bits - 1)
-				entry_clear(&tlb->e[mmu][word * 64 + (unsigned)__builtin_ctzll(bits)]);
+				entry_clear(tlb, mmu, word * 64 + (unsigned)__builtin_ctzll(bits));
 		}
 	}
 }
@@ -57,12 +60,14 @@ static void set_flush(struct x86_tlb *tlb, struct x86_tlb_set *set)
 void x86_tlb_flush_nonglobal(struct x86_cpu *cpu)
 {
 	STAT_INC(cpu, TLB_FLUSHES);
+	cpu->tlb->flushes++;
 	set_flush(cpu->tlb, &cpu->tlb->local);
 }
 
 void x86_tlb_flush_all(struct x86_cpu *cpu)
 {
 	STAT_INC(cpu, TLB_FLUSHES);
+	cpu->tlb->flushes++;
 	set_flush(cpu->tlb, &cpu->tlb->local);
 	set_flush(cpu->tlb, &cpu->tlb->global);
 	cpu->tlb->large_lo = UINT64_MAX;
@@ -73,16 +78,16 @@ static void entry_drop(struct x86_tlb *tlb, unsigned mmu, unsigned i)
 {
 	uint64_t bit = BIT64(i % 64);
 
-	entry_clear(&tlb->e[mmu][i]);
+	entry_clear(tlb, mmu, i);
 	tlb->local.w[mmu][i / 64] &= ~bit;
 	tlb->global.w[mmu][i / 64] &= ~bit;
 	tlb->large.w[mmu][i / 64] &= ~bit;
 }
 
-/* The GVA an entry in use stands for: an invalid tag differs from a valid one in bit 0 only. */
+/* The GVA an entry in use stands for. */
 static uint64_t entry_page(const struct x86_tlb_entry *e)
 {
-	return e->tag_read & ~UINT64_C(1);
+	return e->tag_read & X86_TLB_INVALID ? (e->tag_read & ~X86_TLB_INVALID) - TZ_PAGE_SIZE : e->tag_read;
 }
 
 /* Drop what came from a large page around `gva` (SDM 3A 4.10.4.1: INVLPG acts on the whole page). */
@@ -108,6 +113,7 @@ void x86_tlb_flush_page(struct x86_cpu *cpu, gva_t gva)
 	unsigned i = (gva.v >> TZ_PAGE_SHIFT) & (X86_TLB_SIZE - 1);
 
 	STAT_INC(cpu, TLB_FLUSHES);
+	cpu->tlb->flushes++;
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
 		if (entry_page(&tlb->e[mmu][i]) == page)
 			entry_drop(tlb, mmu, i);
@@ -117,6 +123,7 @@ void x86_tlb_flush_page(struct x86_cpu *cpu, gva_t gva)
 
 static unsigned code_hash(gpa_t page)
 {
+	_Static_assert(X86_TLB_SIZE * sizeof(struct x86_tlb_entry) == 65536, "what translated code computes");
 	return (page.v >> TZ_PAGE_SHIFT) % (ARRAY_SIZE(((struct x86_tlb *)0)->code_filter) * 64);
 }
 
@@ -124,7 +131,10 @@ bool x86_tlb_is_code(const struct x86_cpu *cpu, gpa_t page)
 {
 	unsigned h = code_hash(page);
 
-	return (cpu->tlb->code_filter[h / 64] >> (h % 64)) & 1;
+	if ((cpu->tlb->code_filter[h / 64] >> (h % 64)) & 1)
+		return true;
+	return cpu->tlb->code_shared &&
+	       (atomic_load_explicit(&cpu->tlb->code_shared[h / 64], memory_order_relaxed) >> (h % 64)) & 1;
 }
 
 /* Take the write tags of all pages that share the filter's bit `hash`. */
@@ -136,7 +146,7 @@ static void set_protect(struct x86_tlb *tlb, const struct x86_tlb_set *set, unsi
 				struct x86_tlb_entry *e = &tlb->e[mmu][word * 64 + (unsigned)__builtin_ctzll(bits)];
 
 				if (code_hash(GPA(e->gpa)) == hash)
-					e->tag_write |= X86_TLB_INVALID;
+					e->tag_write = x86_tlb_withheld(entry_page(e));
 			}
 		}
 	}
@@ -159,4 +169,15 @@ void x86_tlb_unprotect_all_code(struct x86_cpu *cpu)
 {
 	/* Entries get their write tag back at the next write, which takes the slow path once. */
 	tz_clear(cpu->tlb->code_filter, sizeof(cpu->tlb->code_filter));
+}
+
+unsigned x86_tlb_code_hash(gpa_t page)
+{
+	return code_hash(page);
+}
+
+void x86_tlb_withhold_writes(struct x86_cpu *cpu, gpa_t page)
+{
+	set_protect(cpu->tlb, &cpu->tlb->local, code_hash(page));
+	set_protect(cpu->tlb, &cpu->tlb->global, code_hash(page));
 }

@@ -21,6 +21,8 @@ enum x86_mmu_index {
 
 #define X86_TLB_BITS 10
 #define X86_TLB_SIZE (1u << X86_TLB_BITS)
+#define X86_TLB_ENGINE_SIZE (200u << 10)
+#define X86_TLB_CODE_WORDS 1024
 #define X86_TLB_INVALID UINT64_C(1) /* never equals a page address */
 
 /* A cache line each: an access touches one, and the index is a shift. */
@@ -29,6 +31,7 @@ struct x86_tlb_entry {
 	uint64_t tag_write;
 	uint64_t tag_exec;
 	uintptr_t addend; /* HVA = GVA + addend */
+	uintptr_t host;   /* HVA of the page */
 	uint64_t gpa;     /* of the page; valid if any tag is */
 	bool global;
 	uint8_t page_shift; /* of the page it was taken from: 12, 21, 22, 30 */
@@ -38,6 +41,12 @@ struct x86_tlb_entry {
 #define X86_TLB_READ 1u
 #define X86_TLB_WRITE 2u /* D is set, the slot is writable */
 #define X86_TLB_LOG 4u   /* the slot has a dirty log */
+#define X86_TLB_CODE 8u  /* an engine's: it has compared its translations of this page since the entry was filled */
+
+static inline uint64_t x86_tlb_withheld(uint64_t page)
+{
+	return (page + TZ_PAGE_SIZE) | X86_TLB_INVALID;
+}
 
 /* One bit an entry. */
 #define X86_TLB_WORDS (X86_TLB_SIZE / 64)
@@ -52,12 +61,17 @@ struct x86_tlb {
 	struct x86_tlb_set local, global; /* entries in use: disjoint, so that a flush touches only what was filled */
 	struct x86_tlb_set large;         /* those of either that a large page gave */
 	/* Pages (by GPA, hashed) this vCPU has decoded code from: writes there take the slow path. */
-	uint64_t code_filter[1024];
+	uint64_t code_filter[X86_TLB_CODE_WORDS];
 	/*
 	 * The engine's hook, called after a write to such a page by this vCPU (by x86_host_write_ptr(): just
 	 * before it); may be NULL.
 	 */
 	void (*code_written)(struct x86_cpu *cpu, gpa_t gpa, unsigned len);
+	/* Of an engine that shares it between vCPUs: pages whose writes take the slow path, hashed as code_filter. */
+	const _Atomic uint64_t *code_shared;
+	uint32_t flushes; /* counts: what was derived from mappings is stale when it changed */
+	/* The engine's own: at a fixed distance from the entries for code that has one base register for both. */
+	_Alignas(64) uint8_t engine[X86_TLB_ENGINE_SIZE];
 };
 
 static inline struct x86_tlb_entry *x86_tlb_slot(struct x86_cpu *cpu, unsigned mmu, uint64_t gva)
@@ -79,5 +93,8 @@ void x86_tlb_flush_page(struct x86_cpu *cpu, gva_t); /* INVLPG: that page in eve
 void x86_tlb_protect_code(struct x86_cpu *cpu, gpa_t page);
 void x86_tlb_unprotect_all_code(struct x86_cpu *cpu);
 bool x86_tlb_is_code(const struct x86_cpu *cpu, gpa_t page);
+/* For code_shared: the bit of a page, and taking back the write tags given before it was set (vCPU stopped). */
+unsigned x86_tlb_code_hash(gpa_t page);
+void x86_tlb_withhold_writes(struct x86_cpu *cpu, gpa_t page);
 
 #endif

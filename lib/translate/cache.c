@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Memory of the translator, and which block is where. Everything is taken in a row and forgotten at once. */
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/stats.h"
+#include "translate/translate.h"
+
+#ifndef MFD_EXEC
+#define MFD_EXEC 0x0010u /* Linux 6.3: needed where vm.memfd_noexec is set */
+#endif
+
+static int map_code(struct translate *t)
+{
+	int fd = memfd_create("trapeze-code", MFD_CLOEXEC | MFD_EXEC);
+
+	if (fd < 0)
+		fd = memfd_create("trapeze-code", MFD_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (!ftruncate(fd, TRANSLATE_CODE_SIZE)) {
+		t->rw = mmap(NULL, TRANSLATE_CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		t->rx = mmap(NULL, TRANSLATE_CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	}
+	close(fd);
+	return t->rw == MAP_FAILED || t->rx == MAP_FAILED ? -ENOMEM : 0;
+}
+
+int translate_cache_create(struct translate *t)
+{
+	int err;
+
+	t->rw = t->rx = MAP_FAILED;
+	t->arena = mmap(NULL, TRANSLATE_ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+			-1, 0);
+	err = t->arena == MAP_FAILED ? -ENOMEM : map_code(t);
+	if (err)
+		return err;
+	translate_stubs_create(t);
+	t->fixed = t->used;
+	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
+		for (unsigned n = 0; n < ARRAY_SIZE(t->frame->jump[mmu]); n++)
+			t->frame->jump[mmu][n].rip = 1;
+	return 0;
+}
+
+void translate_cache_destroy(struct translate *t)
+{
+	if (t->arena && t->arena != MAP_FAILED)
+		munmap(t->arena, TRANSLATE_ARENA_SIZE);
+	if (t->rw && t->rw != MAP_FAILED)
+		munmap(t->rw, TRANSLATE_CODE_SIZE);
+	if (t->rx && t->rx != MAP_FAILED)
+		munmap(t->rx, TRANSLATE_CODE_SIZE);
+}
+
+void translate_wipe(struct translate *t)
+{
+	tz_clear(t->hash, sizeof(t->hash));
+	tz_clear(t->page, sizeof(t->page));
+	tz_clear(t->owned, sizeof(t->owned));
+	translate_jump_clear(t);
+	t->used = t->fixed;
+	t->arena_used = 0;
+	t->wipes++;
+}
+
+bool translate_room(const struct translate *t)
+{
+	return t->used + TRANSLATE_BLOCK_CODE <= TRANSLATE_CODE_SIZE &&
+	       t->arena_used + TRANSLATE_BLOCK_CODE <= TRANSLATE_ARENA_SIZE;
+}
+
+void *translate_alloc(struct translate *t, size_t size)
+{
+	void *p = t->arena + t->arena_used;
+
+	t->arena_used += (size + 15) & ~(size_t)15;
+	tz_clear(p, size);
+	return p;
+}
+
+/* ---- jump caches ---- */
+
+/* As translated code computes it: emit_jump_cache(). */
+static unsigned jump_hash(uint64_t rip)
+{
+	return (((uint32_t)rip * 0x9e3779b1u) >> 16 & 0xfff0) >> 4;
+}
+
+void translate_jump_clear(struct translate *t)
+{
+	if (t->jump_count < TRANSLATE_JUMP_USED) {
+		for (unsigned n = 0; n < t->jump_count; n++)
+			(&t->frame->jump[0][0])[t->jump_used[n]].rip = 1;
+	} else {
+		for (unsigned n = 0; n < X86_MMU_COUNT << TRANSLATE_JUMP_BITS; n++)
+			(&t->frame->jump[0][0])[n].rip = 1;
+	}
+	t->jump_count = 0;
+}
+
+void translate_jump_insert(struct translate *t, unsigned mmu, uint64_t rip, const void *code)
+{
+	unsigned n = mmu << TRANSLATE_JUMP_BITS | jump_hash(rip);
+	struct translate_jump *j = &t->frame->jump[0][0] + n;
+
+	if (j->rip == 1 && t->jump_count < TRANSLATE_JUMP_USED)
+		t->jump_used[t->jump_count++] = (uint16_t)n;
+	j->rip = rip;
+	j->code = code;
+}
+
+/* ---- blocks ---- */
+
+static struct translate_block **hash_slot(struct translate *t, uint64_t key)
+{
+	return &t->hash[key * UINT64_C(0x9e3779b97f4a7c15) >> (64 - TRANSLATE_HASH_BITS)];
+}
+
+static struct translate_page **page_slot(struct translate *t, uint64_t gpa)
+{
+	return &t->page[(gpa >> TZ_PAGE_SHIFT) & ((1u << TRANSLATE_PAGE_BITS) - 1)];
+}
+
+static struct translate_page *page_find(struct translate *t, uint64_t gpa)
+{
+	struct translate_page *p = *page_slot(t, gpa);
+
+	while (p && p->gpa != gpa)
+		p = p->next;
+	return p;
+}
+
+static uint64_t block_page(const struct translate_block *b)
+{
+	return b->key & (BIT64(TRANSLATE_MODE_SHIFT) - 1) & ~TZ_PAGE_MASK;
+}
+
+struct translate_block *translate_find(struct translate *t, uint64_t key)
+{
+	struct translate_block *b = *hash_slot(t, key);
+
+	while (b && b->key != key)
+		b = b->hash_next;
+	return b;
+}
+
+void translate_insert(struct translate *t, struct translate_block *b)
+{
+	uint64_t gpa = block_page(b);
+	struct translate_page *p = page_find(t, gpa);
+	struct translate_block **slot = hash_slot(t, b->key);
+
+	if (!p) {
+		p = translate_alloc(t, sizeof(*p));
+		p->gpa = gpa;
+		p->next = *page_slot(t, gpa);
+		*page_slot(t, gpa) = p;
+	}
+	b->page_next = p->blocks;
+	p->blocks = b;
+	b->hash_next = *slot;
+	*slot = b;
+	t->owned[x86_tlb_code_hash(GPA(gpa))]++;
+}
+
+void translate_link(struct translate *t, struct translate_exit *x, struct translate_block *to)
+{
+	if (x->linked || x->from->dead || to->dead)
+		return;
+	/* One aligned or not: only this thread executes it, and it is not there now. */
+	guest_store32(x->patch, (uint32_t)((const uint8_t *)to->code - (t->rx + (x->patch + 4 - t->rw))));
+	x->linked = true;
+	x->next_in = to->incoming;
+	to->incoming = x;
+}
+
+/* The block is in no table any more; jumps to it lead to the dispatcher again. */
+static void block_kill(struct translate *t, struct translate_block *b)
+{
+	struct translate_block **slot = hash_slot(t, b->key);
+
+	while (*slot != b)
+		slot = &(*slot)->hash_next;
+	*slot = b->hash_next;
+	for (struct translate_exit *x = b->incoming; x; x = x->next_in) {
+		guest_store32(x->patch, (uint32_t)x->unlinked);
+		x->linked = false;
+	}
+	b->incoming = NULL;
+	b->dead = true;
+	t->owned[x86_tlb_code_hash(GPA(block_page(b)))]--;
+	STAT_INC(t->cpu, BLOCKS_INVALIDATED);
+}
+
+static bool overlaps(const struct translate_block *b, unsigned offset, unsigned len)
+{
+	for (unsigned n = 0; n < ARRAY_SIZE(b->range); n++) {
+		const struct translate_range *r = &b->range[n];
+
+		if (r->len && offset < (unsigned)r->offset + r->len && r->offset < offset + len)
+			return true;
+	}
+	return false;
+}
+
+static bool same_bytes(const struct translate_block *b, const uint8_t *host)
+{
+	for (unsigned n = 0; n < ARRAY_SIZE(b->range); n++) {
+		const struct translate_range *r = &b->range[n];
+
+		for (unsigned k = 0; k < r->len; k++)
+			if (guest_load8(host + r->offset + k) != r->source[k])
+				return false;
+	}
+	return true;
+}
+
+bool translate_drop(struct translate *t, uint64_t gpa, unsigned len)
+{
+	struct translate_page *p = page_find(t, gpa & ~TZ_PAGE_MASK);
+	bool any = false;
+
+	if (!p)
+		return false;
+	for (struct translate_block **b = &p->blocks; *b;) {
+		if (overlaps(*b, (unsigned)(gpa & TZ_PAGE_MASK), len)) {
+			block_kill(t, *b);
+			*b = (*b)->page_next;
+			any = true;
+		} else {
+			b = &(*b)->page_next;
+		}
+	}
+	if (any)
+		translate_jump_clear(t);
+	return any;
+}
+
+void translate_page_check(struct translate *t, uint64_t gpa, const uint8_t *host)
+{
+	struct translate_page *p = page_find(t, gpa);
+	bool any = false;
+
+	if (!p)
+		return;
+	for (struct translate_block **b = &p->blocks; *b;) {
+		if (!same_bytes(*b, host)) {
+			block_kill(t, *b);
+			*b = (*b)->page_next;
+			any = true;
+		} else {
+			b = &(*b)->page_next;
+		}
+	}
+	if (any)
+		translate_jump_clear(t);
+}

@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What can be emitted, and what each instruction does to the arithmetic flags. */
+#include <cpuid.h>
+
+#include "interp/vector.h"
+#include "translate/block.h"
+
+/* The host has BMI1, BMI2, ADX, LZCNT, MOVBE, POPCNT and SSE4.2: a guest may have them by interp alone. */
+static bool host_extras;
+
+void translate_host_init(void)
+{
+	uint32_t a, b, c, d, leaf1, leaf7, leaf81;
+
+	if (!__get_cpuid_count(7, 0, &a, &leaf7, &c, &d) || !__get_cpuid(1, &a, &b, &leaf1, &d) ||
+	    !__get_cpuid(0x80000001, &a, &b, &leaf81, &d))
+		return;
+	host_extras = (leaf7 & BIT32(3)) && (leaf7 & BIT32(8)) && (leaf7 & BIT32(19)) && (leaf1 & BIT32(20)) &&
+		      (leaf1 & BIT32(22)) && (leaf1 & BIT32(23)) && (leaf81 & BIT32(5));
+}
+
+static bool has_memory(const struct insn *i)
+{
+	for (unsigned n = 0; n < ARRAY_SIZE(i->ii->kind); n++)
+		if (i->ii->kind[n] == INTERP_OP_MEM)
+			return true;
+	return false;
+}
+
+/* Only general registers, immediates, and a memory operand that ModRM encodes. */
+static bool plain_operands(const struct insn *i)
+{
+	for (unsigned n = 0; n < i->zi.operand_count_visible; n++) {
+		if (n >= ARRAY_SIZE(i->ii->kind) || i->ii->kind[n] == INTERP_OP_SEG ||
+		    i->ii->kind[n] == INTERP_OP_OTHER)
+			return false;
+		if (i->ii->kind[n] == INTERP_OP_MEM && !(i->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM))
+			return false;
+	}
+	return true;
+}
+
+/* The conditional ones: a count of zero changes no flag (SDM 2B SHL, ROL). */
+static bool is_shift(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR:
+	case ZYDIS_MNEMONIC_ROL:
+	case ZYDIS_MNEMONIC_ROR:
+	case ZYDIS_MNEMONIC_RCL:
+	case ZYDIS_MNEMONIC_RCR:
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD: return true;
+	default: return false;
+	}
+}
+
+static bool count_may_be_zero(const struct insn *i)
+{
+	unsigned last = i->zi.operand_count_visible - 1u;
+
+	if (!is_shift(i->zi.mnemonic))
+		return false;
+	return i->zo[last].type != ZYDIS_OPERAND_TYPE_IMMEDIATE ||
+	       !(i->zo[last].imm.value.u & (i->ii->opsize == 8 ? 63 : 31));
+}
+
+static enum insn_kind kind_extra(const struct insn *i)
+{
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_POPCNT:
+	case ZYDIS_MNEMONIC_LZCNT:
+	case ZYDIS_MNEMONIC_TZCNT:
+	case ZYDIS_MNEMONIC_MOVBE:
+	case ZYDIS_MNEMONIC_CRC32:
+	case ZYDIS_MNEMONIC_ADCX:
+	case ZYDIS_MNEMONIC_ADOX:
+	case ZYDIS_MNEMONIC_ANDN:
+	case ZYDIS_MNEMONIC_BEXTR:
+	case ZYDIS_MNEMONIC_BLSI:
+	case ZYDIS_MNEMONIC_BLSMSK:
+	case ZYDIS_MNEMONIC_BLSR:
+	case ZYDIS_MNEMONIC_BZHI:
+	case ZYDIS_MNEMONIC_MULX:
+	case ZYDIS_MNEMONIC_PDEP:
+	case ZYDIS_MNEMONIC_PEXT:
+	case ZYDIS_MNEMONIC_RORX:
+	case ZYDIS_MNEMONIC_SARX:
+	case ZYDIS_MNEMONIC_SHLX:
+	case ZYDIS_MNEMONIC_SHRX: return host_extras && plain_operands(i) ? KIND_GENERIC : KIND_INTERP;
+	default: return KIND_INTERP;
+	}
+}
+
+static enum insn_kind kind_stack(const struct insn *i)
+{
+	const struct interp_insn *ii = i->ii;
+
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+		return ii->opsize == 8 && (ii->kind[0] == INTERP_OP_REG || ii->kind[0] == INTERP_OP_IMM) ? KIND_PUSH
+													 : KIND_INTERP;
+	case ZYDIS_MNEMONIC_POP: return ii->opsize == 8 && ii->kind[0] == INTERP_OP_REG ? KIND_POP : KIND_INTERP;
+	case ZYDIS_MNEMONIC_LEAVE: return ii->opsize == 8 ? KIND_LEAVE : KIND_INTERP;
+	default: return KIND_INTERP;
+	}
+}
+
+static enum insn_kind kind_branch(const struct insn *i)
+{
+	const struct interp_insn *ii = i->ii;
+
+	if (i->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || ii->opsize != 8)
+		return KIND_INTERP;
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_JMP: return KIND_JMP;
+	case ZYDIS_MNEMONIC_CALL: return KIND_CALL;
+	case ZYDIS_MNEMONIC_RET: return ii->imm < 0x10000 ? KIND_RET : KIND_INTERP;
+	default: break;
+	}
+	if (i->zi.meta.category == ZYDIS_CATEGORY_COND_BR)
+		switch (i->zi.mnemonic) {
+		case ZYDIS_MNEMONIC_JB:
+		case ZYDIS_MNEMONIC_JBE:
+		case ZYDIS_MNEMONIC_JL:
+		case ZYDIS_MNEMONIC_JLE:
+		case ZYDIS_MNEMONIC_JNB:
+		case ZYDIS_MNEMONIC_JNBE:
+		case ZYDIS_MNEMONIC_JNL:
+		case ZYDIS_MNEMONIC_JNLE:
+		case ZYDIS_MNEMONIC_JNO:
+		case ZYDIS_MNEMONIC_JNP:
+		case ZYDIS_MNEMONIC_JNS:
+		case ZYDIS_MNEMONIC_JNZ:
+		case ZYDIS_MNEMONIC_JO:
+		case ZYDIS_MNEMONIC_JP:
+		case ZYDIS_MNEMONIC_JS:
+		case ZYDIS_MNEMONIC_JZ: return KIND_JCC;
+		default: break;
+		}
+	return KIND_INTERP;
+}
+
+/* interp runs it as an ordinary vector instruction, and its checks surely pass in this mode. */
+static enum insn_kind kind_vector(const struct insn *i, unsigned mode)
+{
+	unsigned need = i->ii->extra == VECTOR_SSE    ? TRANSLATE_MODE_SSE
+			: i->ii->extra == VECTOR_VEX  ? TRANSLATE_MODE_AVX
+			: i->ii->extra == VECTOR_EVEX ? TRANSLATE_MODE_AVX512
+						      : 0;
+
+	if (!need || !(mode & need) ||
+	    (i->ii->exec != vector_exec_reg && i->ii->exec != vector_exec_load && i->ii->exec != vector_exec_store))
+		return KIND_INTERP;
+	for (unsigned n = 0; n < i->zi.operand_count; n++)
+		if (n >= i->zi.operand_count_visible && i->zo[n].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			return KIND_INTERP;
+	if (i->zi.operand_count_visible > ARRAY_SIZE(i->ii->kind) && has_memory(i))
+		return KIND_INTERP;
+	return i->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM || !has_memory(i) ? KIND_VECTOR : KIND_INTERP;
+}
+
+static enum insn_kind kind_of(const struct insn *i, unsigned mode)
+{
+	const struct interp_insn *ii = i->ii;
+	enum insn_kind kind;
+
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_MOVZX:
+	case ZYDIS_MNEMONIC_MOVSX:
+	case ZYDIS_MNEMONIC_MOVSXD:
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_ADC:
+	case ZYDIS_MNEMONIC_SUB:
+	case ZYDIS_MNEMONIC_SBB:
+	case ZYDIS_MNEMONIC_CMP:
+	case ZYDIS_MNEMONIC_AND:
+	case ZYDIS_MNEMONIC_OR:
+	case ZYDIS_MNEMONIC_XOR:
+	case ZYDIS_MNEMONIC_NOT:
+	case ZYDIS_MNEMONIC_NEG:
+	case ZYDIS_MNEMONIC_INC:
+	case ZYDIS_MNEMONIC_DEC:
+	case ZYDIS_MNEMONIC_TEST:
+	case ZYDIS_MNEMONIC_SHL:
+	case ZYDIS_MNEMONIC_SHR:
+	case ZYDIS_MNEMONIC_SAR:
+	case ZYDIS_MNEMONIC_ROL:
+	case ZYDIS_MNEMONIC_ROR:
+	case ZYDIS_MNEMONIC_RCL:
+	case ZYDIS_MNEMONIC_RCR:
+	case ZYDIS_MNEMONIC_SHLD:
+	case ZYDIS_MNEMONIC_SHRD:
+	case ZYDIS_MNEMONIC_BSF:
+	case ZYDIS_MNEMONIC_BSR:
+	case ZYDIS_MNEMONIC_BSWAP:
+	case ZYDIS_MNEMONIC_XCHG:
+	case ZYDIS_MNEMONIC_XADD:
+	case ZYDIS_MNEMONIC_CMPXCHG:
+	case ZYDIS_MNEMONIC_CMPXCHG8B:
+	case ZYDIS_MNEMONIC_IMUL:
+	case ZYDIS_MNEMONIC_MUL:
+	case ZYDIS_MNEMONIC_CBW:
+	case ZYDIS_MNEMONIC_CWDE:
+	case ZYDIS_MNEMONIC_CDQE:
+	case ZYDIS_MNEMONIC_CWD:
+	case ZYDIS_MNEMONIC_CDQ:
+	case ZYDIS_MNEMONIC_CQO:
+	case ZYDIS_MNEMONIC_CLC:
+	case ZYDIS_MNEMONIC_STC:
+	case ZYDIS_MNEMONIC_CMC:
+	case ZYDIS_MNEMONIC_MFENCE:
+	case ZYDIS_MNEMONIC_LFENCE:
+	case ZYDIS_MNEMONIC_SFENCE: return plain_operands(i) ? KIND_GENERIC : KIND_INTERP;
+	case ZYDIS_MNEMONIC_BT:
+	case ZYDIS_MNEMONIC_BTS:
+	case ZYDIS_MNEMONIC_BTR:
+	case ZYDIS_MNEMONIC_BTC:
+		/* With a register, the bit may be anywhere in memory. */
+		return plain_operands(i) && (!has_memory(i) || ii->kind[1] == INTERP_OP_IMM) ? KIND_GENERIC
+											     : KIND_INTERP;
+	case ZYDIS_MNEMONIC_DIV:
+	case ZYDIS_MNEMONIC_IDIV: return ii->opsize >= 4 ? KIND_DIV : KIND_INTERP;
+	case ZYDIS_MNEMONIC_LEA: return ii->opsize >= 4 ? KIND_LEA : KIND_INTERP;
+	case ZYDIS_MNEMONIC_NOP:
+	case ZYDIS_MNEMONIC_ENDBR64:
+	case ZYDIS_MNEMONIC_PREFETCHT0:
+	case ZYDIS_MNEMONIC_PREFETCHT1:
+	case ZYDIS_MNEMONIC_PREFETCHT2:
+	case ZYDIS_MNEMONIC_PREFETCHNTA:
+	case ZYDIS_MNEMONIC_PREFETCHW: return KIND_NOP;
+	default: break;
+	}
+	if (i->zi.meta.category == ZYDIS_CATEGORY_CMOV || i->zi.meta.category == ZYDIS_CATEGORY_SETCC)
+		return plain_operands(i) ? KIND_GENERIC : KIND_INTERP;
+	kind = kind_stack(i);
+	if (kind == KIND_INTERP)
+		kind = kind_branch(i);
+	if (kind == KIND_INTERP)
+		kind = kind_extra(i);
+	return kind == KIND_INTERP ? kind_vector(i, mode) : kind;
+}
+
+void insn_classify(struct insn *i, unsigned mode)
+{
+	const ZydisAccessedFlags *f = i->zi.cpu_flags;
+
+	i->kind = i->ii->mnemonic == ZYDIS_MNEMONIC_INVALID ? KIND_INTERP : kind_of(i, mode);
+	/* What interp raises #UD for ends a block. */
+	if (i->ii->ends_block && i->kind < KIND_JCC)
+		i->kind = KIND_INTERP;
+	i->reads = i->kills = i->writes = 0;
+	if (i->kind == KIND_INTERP) {
+		i->reads = i->writes = X86_ARITH_FLAGS;
+		return;
+	}
+	if (!f)
+		return;
+	i->reads = f->tested & X86_ARITH_FLAGS;
+	i->writes = i->kills = (f->modified | f->set_0 | f->set_1 | f->undefined) & X86_ARITH_FLAGS;
+	if (i->kind >= KIND_JCC)
+		i->writes = i->kills = 0;
+	if (count_may_be_zero(i))
+		i->kills = 0;
+}

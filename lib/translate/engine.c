@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The translator's run loop. */
+#include "translate/engine.h"
+
+#include <asm/prctl.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/stats.h"
+#include "interp/cache.h"
+#include "translate/block.h"
+#include "translate/translate.h"
+#include "x86/event.h"
+#include "x86/fpu.h"
+#include "x86/io.h"
+
+#define HWCAP2_FSGSBASE BIT64(1)
+
+static void engine_destroy(struct x86_cpu *cpu)
+{
+	struct translate *t = translate_of(cpu);
+
+	if (!t)
+		return;
+	if (cpu->tlb) {
+		cpu->tlb->code_written = NULL;
+		x86_tlb_unprotect_all_code(cpu);
+	}
+	translate_vm_leave(t);
+	translate_cache_destroy(t);
+	interp_cache_destroy(t->interp.cache);
+	if (t->interp.vector)
+		interp_vector_destroy(t->interp.vector);
+	free(t->builder);
+	free(t);
+	cpu->engine_data = NULL;
+}
+
+static int engine_create(struct x86_cpu *cpu)
+{
+	struct translate *t = calloc(1, sizeof(*t));
+	int err = -ENOMEM;
+
+	if (!t)
+		return err;
+	translate_host_init();
+	cpu->engine_data = t;
+	t->cpu = cpu;
+	t->frame = (struct translate_frame *)cpu->tlb->engine;
+	t->interp.cache = interp_cache_create();
+	t->interp.vector = interp_vector_create();
+	t->builder = calloc(1, sizeof(*t->builder));
+	if (t->interp.cache && t->interp.vector && t->builder)
+		err = translate_cache_create(t);
+	if (!err)
+		err = translate_vm_join(t);
+	if (err) {
+		engine_destroy(cpu);
+		return err;
+	}
+	interp_decoders_init(cpu, &t->interp);
+	cpu->tlb->code_written = translate_written;
+	return 0;
+}
+
+static void engine_invalidate(struct x86_cpu *cpu)
+{
+	struct translate *t = translate_of(cpu);
+
+	interp_cache_wipe(cpu, t->interp.cache);
+	interp_decoders_init(cpu, &t->interp);
+	translate_wipe(t);
+}
+
+/* ---- the GS base: the host's outside run(), the TLB inside ---- */
+
+static uint64_t gs_swap(uint64_t base)
+{
+	static int direct = -1;
+	uint64_t old = 0;
+
+	if (direct < 0)
+		direct = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
+	if (likely(direct)) {
+		__asm__ volatile(".byte 0xf3, 0x48, 0x0f, 0xae, 0xc8" : "=a"(old)); /* rdgsbase rax */
+		__asm__ volatile(".byte 0xf3, 0x48, 0x0f, 0xae, 0xd8" : : "a"(base) : "memory");
+	} else {
+		syscall(SYS_arch_prctl, ARCH_GET_GS, &old);
+		syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+	}
+	return old;
+}
+
+/* ---- by interp ---- */
+
+/* One instruction (or one iteration of REP) with all that may happen around it. */
+static void step(struct x86_cpu *cpu, struct translate *t)
+{
+	struct interp *in = &t->interp;
+	uint64_t rflags = cpu->rflags;
+	uint8_t shadow = cpu->ev.shadow;
+	const struct interp_insn *i;
+
+	x86_step_begin(cpu);
+	i = interp_block_find(cpu, in)->insn;
+	in->block = NULL;
+	in->stepping = true;
+	i->exec(cpu, i);
+	in->stepping = false;
+	STAT_INC(cpu, INSNS);
+	x86_io_finish(cpu);
+	x86_step_end(cpu, rflags, shadow);
+}
+
+static void run_interp_block(struct x86_cpu *cpu, struct translate *t)
+{
+	struct interp *in = &t->interp;
+	const struct interp_block *b = interp_block_find(cpu, in);
+	const struct interp_insn *i = b->insn, *end = i + b->count;
+
+	STAT_INC(cpu, TRANSLATE_INTERP_BLOCKS);
+	in->abort_block = false;
+	in->block_rip = cpu->rip;
+	in->block = b;
+	do {
+		i->exec(cpu, i);
+		STAT_INC(cpu, INSNS);
+		i++;
+	} while (i != end && likely(!in->abort_block));
+	in->block = NULL;
+	if (unlikely(cpu->io.logged))
+		x86_io_finish(cpu);
+}
+
+/* ---- by translation ---- */
+
+/* What translated code depends on besides its bytes. */
+static uint64_t current_mode(const struct x86_cpu *cpu)
+{
+	uint64_t mode = cpu->mmu_index;
+	uint32_t mxcsr;
+
+	__builtin_memcpy(&mxcsr, cpu->fpu.area + 24, 4);
+	if (!(cpu->cr0 & (X86_CR0_EM | X86_CR0_TS)) && (mxcsr & 0x1f80) == 0x1f80) {
+		if (cpu->cr4 & X86_CR4_OSFXSR)
+			mode |= TRANSLATE_MODE_SSE;
+		if ((cpu->cr4 & X86_CR4_OSXSAVE) && (cpu->xcr0 & 6) == 6)
+			mode |= TRANSLATE_MODE_AVX;
+		if ((cpu->cr4 & X86_CR4_OSXSAVE) && (cpu->xcr0 & 0xe6) == 0xe6)
+			mode |= TRANSLATE_MODE_AVX512;
+	}
+	return mode;
+}
+
+static bool translatable(const struct x86_cpu *cpu)
+{
+	/* Alignment checks (SDM 3A 6.15 #AC) are interp's. */
+	return cpu->code_size == 8 && !(cpu->cpl == 3 && (cpu->rflags & X86_AC) && (cpu->cr0 & X86_CR0_AM));
+}
+
+/* Translated code for CS:RIP, or NULL: no memory slot, or across a page end. Raises what the fetch raises. */
+static struct translate_block *block_at_rip(struct x86_cpu *cpu, struct translate *t, uint64_t mode)
+{
+	uint64_t rip = cpu->rip, page = rip & ~TZ_PAGE_MASK, key;
+	struct x86_tlb_entry *e = x86_tlb_slot(cpu, cpu->mmu_index, rip);
+	struct translate_block *b;
+	uint8_t byte;
+	gpa_t gpa;
+
+	x86_check_rip(cpu, rip);
+	if (unlikely(e->tag_exec != page)) {
+		x86_fetch(cpu, rip, &byte, 1, &gpa);
+		if (e->tag_exec != page)
+			return NULL;
+	}
+	if (unlikely(!(e->flags & X86_TLB_CODE))) {
+		translate_page_check(t, e->gpa, (const uint8_t *)e->host);
+		e->flags |= X86_TLB_CODE;
+	}
+	key = e->gpa | (rip & TZ_PAGE_MASK) | mode << TRANSLATE_MODE_SHIFT;
+	b = translate_find(t, key);
+	if (unlikely(!b))
+		b = translate_block_make(t, key, (const uint8_t *)e->host);
+	if (likely(b))
+		translate_jump_insert(t, (unsigned)mode & TRANSLATE_MODE_MMU, rip, b->code);
+	return b;
+}
+
+static void count_insns(struct x86_cpu *cpu, struct translate *t)
+{
+	STAT_ADD(cpu, INSNS, t->frame->insns - t->left);
+	t->frame->insns = t->left = 0;
+}
+
+/* What jump caches and links were made for no longer holds? */
+static void refresh(struct x86_cpu *cpu, struct translate *t, uint64_t mode)
+{
+	translate_mail_read(t);
+	if (t->flushes != cpu->tlb->flushes || t->mode != (mode & ~(uint64_t)TRANSLATE_MODE_MMU)) {
+		translate_jump_clear(t);
+		t->flushes = cpu->tlb->flushes;
+		t->mode = mode & ~(uint64_t)TRANSLATE_MODE_MMU;
+	}
+}
+
+/* Translated code until something needs C. */
+static void run_translated(struct x86_cpu *cpu, struct translate *t)
+{
+	struct translate_exit *x = NULL;
+	uint64_t wipes = 0;
+
+	do {
+		uint64_t mode = current_mode(cpu);
+		struct translate_block *b;
+
+		refresh(cpu, t, mode);
+		b = block_at_rip(cpu, t, mode);
+		if (!b) {
+			run_interp_block(cpu, t);
+			return;
+		}
+		if (x && t->wipes == wipes && !((x->from->key ^ b->key) >> TZ_PAGE_SHIFT))
+			translate_link(t, x, b);
+		STAT_INC(cpu, TRANSLATE_DISPATCHES);
+		t->frame->rip_page = cpu->rip & ~TZ_PAGE_MASK;
+		t->interp.abort_block = false;
+		translate_flags_split(t);
+		x = t->enter(cpu, b->code);
+		translate_flags_merge(t);
+		count_insns(cpu, t);
+		wipes = t->wipes;
+		if (x)
+			cpu->rip = t->frame->rip_page + x->target;
+		if (unlikely(cpu->io.logged)) {
+			x86_io_finish(cpu);
+			return;
+		}
+	} while (!atomic_load_explicit(&cpu->attention, memory_order_relaxed) && translatable(cpu) &&
+		 !x86_needs_stepping(cpu));
+}
+
+/* ---- the contract ---- */
+
+/* Back from the depth of an instruction. */
+static enum x86_exit unwound(struct x86_cpu *cpu, struct translate *t, enum x86_unwind why)
+{
+	t->interp.block = NULL;
+	t->interp.stepping = false;
+	count_insns(cpu, t);
+	x86_io_rewind(cpu);
+	switch (why) {
+	case X86_UNWIND_EXIT: return cpu->exit_reason;
+	case X86_UNWIND_EVENT: x86_io_finish(cpu); return x86_deliver_event(cpu);
+	default: return X86_EXIT_NONE;
+	}
+}
+
+/* At an instruction boundary. An instruction that is half done must be finished before anything else. */
+static enum x86_exit advance(struct x86_cpu *cpu, struct translate *t)
+{
+	enum x86_exit exit = X86_EXIT_NONE;
+
+	if (unlikely(cpu->io.logged)) {
+		step(cpu, t);
+		return X86_EXIT_NONE;
+	}
+	if (atomic_load_explicit(&cpu->attention, memory_order_relaxed))
+		exit = x86_poll(cpu);
+	if (exit != X86_EXIT_NONE)
+		return exit;
+	if (unlikely(x86_needs_stepping(cpu)))
+		step(cpu, t);
+	else if (translatable(cpu))
+		run_translated(cpu, t);
+	else
+		run_interp_block(cpu, t);
+	return X86_EXIT_NONE;
+}
+
+static enum x86_exit engine_run(struct x86_cpu *cpu, bool once)
+{
+	struct translate *t = translate_of(cpu);
+	enum x86_exit exit = X86_EXIT_NONE;
+	uint64_t gs;
+	int why;
+
+	/* The client moved RIP: the instruction will not be finished. */
+	if (cpu->io.logged && cpu->io.rip != cpu->rip)
+		x86_io_finish(cpu);
+	x86_io_rewind(cpu);
+	t->interp.block = NULL;
+	cpu->unwind_valid = true;
+	gs = gs_swap((uint64_t)(uintptr_t)cpu->tlb);
+	why = setjmp(cpu->unwind);
+	if (why)
+		exit = unwound(cpu, t, (enum x86_unwind)why);
+	else if (!cpu->io.logged)
+		exit = x86_poll(cpu);
+	if (once && exit == X86_EXIT_NONE) {
+		/* An exception that was delivered completes an instruction, too. */
+		if (why != X86_UNWIND_EVENT)
+			step(cpu, t);
+		exit = X86_EXIT_INSN_DONE;
+	}
+	while (exit == X86_EXIT_NONE)
+		exit = advance(cpu, t);
+	gs_swap(gs);
+	x86_fpu_put(cpu);
+	cpu->unwind_valid = false;
+	return exit;
+}
+
+const struct tz_engine_ops translate_engine = {
+	.name = "translate",
+	.vcpu_create = engine_create,
+	.vcpu_destroy = engine_destroy,
+	.run = engine_run,
+	.invalidate = engine_invalidate,
+};
