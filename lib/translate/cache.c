@@ -156,9 +156,11 @@ void translate_insert(struct translate *t, struct translate_block *b)
 	if (!p) {
 		p = translate_alloc(t, sizeof(*p));
 		p->gpa = gpa;
+		p->epoch = t->epoch;
 		p->next = *page_slot(t, gpa);
 		*page_slot(t, gpa) = p;
 	}
+	b->page = p;
 	b->page_next = p->blocks;
 	p->blocks = b;
 	b->hash_next = *slot;
@@ -246,6 +248,7 @@ void translate_page_check(struct translate *t, uint64_t gpa, const uint8_t *host
 
 	if (!p)
 		return;
+	p->epoch = t->epoch;
 	for (struct translate_block **b = &p->blocks; *b;) {
 		if (!same_bytes(*b, host)) {
 			block_kill(t, *b);

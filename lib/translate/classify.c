@@ -146,12 +146,18 @@ static enum insn_kind kind_branch(const struct insn *i)
 /* interp runs it as an ordinary vector instruction, and its checks surely pass in this mode. */
 static enum insn_kind kind_vector(const struct insn *i, unsigned mode)
 {
+#ifdef __SANITIZE_ADDRESS__
+	/* Its run-time uses vector registers: nothing may stay live (vector_rest()). */
+	const unsigned live = 0;
+#else
+	const unsigned live = TRANSLATE_MODE_SSE | TRANSLATE_MODE_AVX | TRANSLATE_MODE_AVX512;
+#endif
 	unsigned need = i->ii->extra == VECTOR_SSE    ? TRANSLATE_MODE_SSE
 			: i->ii->extra == VECTOR_VEX  ? TRANSLATE_MODE_AVX
 			: i->ii->extra == VECTOR_EVEX ? TRANSLATE_MODE_AVX512
 						      : 0;
 
-	if (!need || !(mode & need) ||
+	if (!(mode & need & live) ||
 	    (i->ii->exec != vector_exec_reg && i->ii->exec != vector_exec_load && i->ii->exec != vector_exec_store))
 		return KIND_INTERP;
 	for (unsigned n = 0; n < i->zi.operand_count; n++)

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <sys/auxv.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/stats.h"
 #include "interp/cache.h"
@@ -18,6 +17,31 @@
 #include "x86/io.h"
 
 #define HWCAP2_FSGSBASE BIT64(1)
+
+/* ---- the GS base: the host's outside run(), the TLB inside ---- */
+
+static bool gs_direct; /* by RDGSBASE and WRGSBASE */
+
+static void arch_prctl(long what, uint64_t value)
+{
+	long result = SYS_arch_prctl;
+
+	__asm__ volatile("syscall" : "+a"(result) : "D"(what), "S"(value) : "rcx", "r11", "memory");
+}
+
+static uint64_t gs_swap(uint64_t base)
+{
+	uint64_t old = 0;
+
+	if (likely(gs_direct)) {
+		__asm__ volatile(".byte 0xf3, 0x48, 0x0f, 0xae, 0xc8" : "=a"(old)); /* rdgsbase rax */
+		__asm__ volatile(".byte 0xf3, 0x48, 0x0f, 0xae, 0xd8" : : "a"(base) : "memory");
+	} else {
+		arch_prctl(ARCH_GET_GS, (uint64_t)(uintptr_t)&old);
+		arch_prctl(ARCH_SET_GS, base);
+	}
+	return old;
+}
 
 static void engine_destroy(struct x86_cpu *cpu)
 {
@@ -47,6 +71,7 @@ static int engine_create(struct x86_cpu *cpu)
 	if (!t)
 		return err;
 	translate_host_init();
+	gs_direct = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
 	cpu->engine_data = t;
 	t->cpu = cpu;
 	t->frame = (struct translate_frame *)cpu->tlb->engine;
@@ -73,25 +98,6 @@ static void engine_invalidate(struct x86_cpu *cpu)
 	interp_cache_wipe(cpu, t->interp.cache);
 	interp_decoders_init(cpu, &t->interp);
 	translate_wipe(t);
-}
-
-/* ---- the GS base: the host's outside run(), the TLB inside ---- */
-
-static uint64_t gs_swap(uint64_t base)
-{
-	static int direct = -1;
-	uint64_t old = 0;
-
-	if (direct < 0)
-		direct = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
-	if (likely(direct)) {
-		__asm__ volatile(".byte 0xf3, 0x48, 0x0f, 0xae, 0xc8" : "=a"(old)); /* rdgsbase rax */
-		__asm__ volatile(".byte 0xf3, 0x48, 0x0f, 0xae, 0xd8" : : "a"(base) : "memory");
-	} else {
-		syscall(SYS_arch_prctl, ARCH_GET_GS, &old);
-		syscall(SYS_arch_prctl, ARCH_SET_GS, base);
-	}
-	return old;
 }
 
 /* ---- by interp ---- */
@@ -137,24 +143,6 @@ static void run_interp_block(struct x86_cpu *cpu, struct translate *t)
 
 /* ---- by translation ---- */
 
-/* What translated code depends on besides its bytes. */
-static uint64_t current_mode(const struct x86_cpu *cpu)
-{
-	uint64_t mode = cpu->mmu_index;
-	uint32_t mxcsr;
-
-	__builtin_memcpy(&mxcsr, cpu->fpu.area + 24, 4);
-	if (!(cpu->cr0 & (X86_CR0_EM | X86_CR0_TS)) && (mxcsr & 0x1f80) == 0x1f80) {
-		if (cpu->cr4 & X86_CR4_OSFXSR)
-			mode |= TRANSLATE_MODE_SSE;
-		if ((cpu->cr4 & X86_CR4_OSXSAVE) && (cpu->xcr0 & 6) == 6)
-			mode |= TRANSLATE_MODE_AVX;
-		if ((cpu->cr4 & X86_CR4_OSXSAVE) && (cpu->xcr0 & 0xe6) == 0xe6)
-			mode |= TRANSLATE_MODE_AVX512;
-	}
-	return mode;
-}
-
 static bool translatable(const struct x86_cpu *cpu)
 {
 	/* Alignment checks (SDM 3A 6.15 #AC) are interp's. */
@@ -182,6 +170,10 @@ static struct translate_block *block_at_rip(struct x86_cpu *cpu, struct translat
 	}
 	key = e->gpa | (rip & TZ_PAGE_MASK) | mode << TRANSLATE_MODE_SHIFT;
 	b = translate_find(t, key);
+	if (unlikely(b && b->page->epoch != t->epoch)) {
+		translate_page_check(t, e->gpa, (const uint8_t *)e->host);
+		b = translate_find(t, key);
+	}
 	if (unlikely(!b))
 		b = translate_block_make(t, key, (const uint8_t *)e->host);
 	if (likely(b))
@@ -213,7 +205,7 @@ static void run_translated(struct x86_cpu *cpu, struct translate *t)
 	uint64_t wipes = 0;
 
 	do {
-		uint64_t mode = current_mode(cpu);
+		uint64_t mode = translate_mode(cpu);
 		struct translate_block *b;
 
 		refresh(cpu, t, mode);
@@ -249,6 +241,9 @@ static enum x86_exit unwound(struct x86_cpu *cpu, struct translate *t, enum x86_
 {
 	t->interp.block = NULL;
 	t->interp.stepping = false;
+	/* HLT commits RIP and then leaves. */
+	if (t->left && cpu->rip != t->op_rip)
+		t->left--;
 	count_insns(cpu, t);
 	x86_io_rewind(cpu);
 	switch (why) {
@@ -291,6 +286,11 @@ static enum x86_exit engine_run(struct x86_cpu *cpu, bool once)
 	if (cpu->io.logged && cpu->io.rip != cpu->rip)
 		x86_io_finish(cpu);
 	x86_io_rewind(cpu);
+	/* Between two instructions the client may have written code. */
+	if (!cpu->io.logged) {
+		t->epoch++;
+		translate_jump_clear(t);
+	}
 	t->interp.block = NULL;
 	cpu->unwind_valid = true;
 	gs = gs_swap((uint64_t)(uintptr_t)cpu->tlb);

@@ -93,10 +93,11 @@ void translate_flags_merge(struct translate *t)
 bool translate_interp_op(struct x86_cpu *cpu, const struct interp_insn *i, uint32_t where)
 {
 	struct translate *t = translate_of(cpu);
-	unsigned mmu = cpu->mmu_index;
+	uint64_t mode = translate_mode(cpu);
 	uint64_t next;
 
 	cpu->rip = t->frame->rip_page + (where & 0xffff);
+	t->op_rip = cpu->rip;
 	next = cpu->rip + i->len;
 	t->left = where >> 16;
 	translate_flags_merge(t);
@@ -104,7 +105,7 @@ bool translate_interp_op(struct x86_cpu *cpu, const struct interp_insn *i, uint3
 	i->exec(cpu, i);
 	translate_flags_split(t);
 	if (likely(!i->ends_block && cpu->rip == next && !t->interp.abort_block && !cpu->io.logged &&
-		   cpu->mmu_index == mmu)) {
+		   translate_mode(cpu) == mode)) {
 		t->left = 0;
 		return false;
 	}

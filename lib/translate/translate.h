@@ -76,6 +76,7 @@ struct translate_block {
 	uint64_t key; /* GPA and mode */
 	const void *code;
 	struct translate_block *hash_next, *page_next;
+	struct translate_page *page;
 	struct translate_exit *incoming;
 	struct translate_exit exit[2];
 	struct translate_range range[3]; /* itself, and what was looked at behind its jumps */
@@ -86,6 +87,7 @@ struct translate_page {
 	uint64_t gpa;
 	struct translate_page *next;
 	struct translate_block *blocks;
+	uint32_t epoch; /* when its bytes were last compared */
 };
 
 /* The translating vCPUs of one VM. */
@@ -114,10 +116,13 @@ struct translate {
 
 	uint64_t mode;    /* of the jump caches */
 	uint32_t flushes; /* tlb->flushes they belong to */
+	uint32_t epoch;   /* counts entries from the client, which may have changed code meanwhile */
 	uint16_t jump_used[TRANSLATE_JUMP_USED];
 	unsigned jump_count;
 	struct builder *builder; /* room to translate a block in */
 	unsigned left;           /* instructions of the block not completed, while one runs as interp_insn */
+
+	uint64_t op_rip; /* where that one is */
 
 	/* Writes by other vCPUs to pages this one has code of. Under the registry's lock. */
 	_Atomic unsigned mail_count;
@@ -182,6 +187,23 @@ void translate_flags_merge(struct translate *t);
 #define TRANSLATE_MODE_SSE 4u /* neither #UD nor #NM, SIMD floating-point exceptions masked */
 #define TRANSLATE_MODE_AVX 8u
 #define TRANSLATE_MODE_AVX512 16u
+
+/* What translated code depends on besides its bytes. */
+static inline uint64_t translate_mode(const struct x86_cpu *cpu)
+{
+	uint32_t mxcsr = guest_load32(cpu->fpu.area + 24);
+	uint64_t mode = cpu->mmu_index;
+
+	if (unlikely((cpu->cr0 & (X86_CR0_EM | X86_CR0_TS)) || (mxcsr & 0x1f80) != 0x1f80))
+		return mode;
+	if (cpu->cr4 & X86_CR4_OSFXSR)
+		mode |= TRANSLATE_MODE_SSE;
+	if ((cpu->cr4 & X86_CR4_OSXSAVE) && (cpu->xcr0 & 6) == 6)
+		mode |= TRANSLATE_MODE_AVX;
+	if ((cpu->cr4 & X86_CR4_OSXSAVE) && (cpu->xcr0 & 0xe6) == 0xe6)
+		mode |= TRANSLATE_MODE_AVX512;
+	return mode;
+}
 /* Translate the code at page + offset, of which `host` maps the page. NULL: its first instruction is not for us. */
 struct translate_block *translate_block_make(struct translate *t, uint64_t key, const uint8_t *host);
 

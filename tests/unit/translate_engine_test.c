@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The translator against the interpreter: the same program on both, the same state behind it. Then changing code,
+ * precise faults, non-canonical targets.
+ */
+#include "fakecpu.h"
+
+#include "core/engine.h"
+#include "interp/engine.h"
+#include "translate/engine.h"
+#include "translate/translate.h"
+
+#define DATA 0x30000u
+#define DATA_SIZE 0x2000u
+#define PROGRAM_MAX 512
+/* AF is undefined behind the logical instructions. */
+#define COMPARED (X86_ARITH_FLAGS & ~X86_AF)
+
+struct result {
+	uint64_t gpr[16], rip, rflags;
+	enum x86_exit exit;
+	uint8_t data[DATA_SIZE], stack[256];
+};
+
+static uint64_t seed = 0x243f6a8885a308d3;
+
+static uint64_t rnd(void)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return seed;
+}
+
+static struct fake *world(const struct tz_engine_ops *engine)
+{
+	struct fake *f = fake_create(1 << 20);
+
+	fake_long_mode(f);
+	assert_int_equal(engine->vcpu_create(&f->cpu), 0);
+	return f;
+}
+
+static void end(struct fake *f, const struct tz_engine_ops *engine)
+{
+	engine->vcpu_destroy(&f->cpu);
+	fake_destroy(f);
+}
+
+static void start(struct fake *f, const uint8_t *code, size_t n, const uint64_t gpr[16])
+{
+	memcpy(f->ram + FAKE_CODE, code, n);
+	for (unsigned k = 0; k < DATA_SIZE; k++)
+		f->ram[DATA + k] = (uint8_t)(k * 37);
+	memset(f->ram + FAKE_STACK - 256, 0, 256);
+	memcpy(f->cpu.gpr, gpr, sizeof(f->cpu.gpr));
+	f->cpu.gpr[X86_RSP] = FAKE_STACK - 128;
+	f->cpu.rip = FAKE_CODE;
+	f->cpu.rflags = X86_FIXED1 | (gpr[0] & X86_ARITH_FLAGS);
+}
+
+static void run(struct fake *f, const struct tz_engine_ops *engine, struct result *r)
+{
+	r->exit = engine->run(&f->cpu, false);
+	memcpy(r->gpr, f->cpu.gpr, sizeof(r->gpr));
+	r->rip = f->cpu.rip;
+	r->rflags = f->cpu.rflags & COMPARED;
+	memcpy(r->data, f->ram + DATA, DATA_SIZE);
+	memcpy(r->stack, f->ram + FAKE_STACK - 256, 256);
+}
+
+/* RSI points into DATA, RSP to the stack: they are not to be written. */
+static unsigned random_reg(void)
+{
+	unsigned r = rnd() % 16;
+
+	return r == X86_RSI || r == X86_RSP ? X86_RAX : r;
+}
+
+/* [rsi + disp8], or now and then across the end of a page */
+static unsigned put_modrm(uint8_t *p, unsigned reg, bool memory, unsigned rm)
+{
+	if (!memory) {
+		p[0] = (uint8_t)(0xc0 | (reg & 7) << 3 | (rm & 7));
+		return 1;
+	}
+	p[0] = (uint8_t)(0x46 | (reg & 7) << 3);
+	p[1] = (uint8_t)rnd();
+	return 2;
+}
+
+static unsigned random_insn(uint8_t *p)
+{
+	static const uint8_t alu[] = { 0x01, 0x03, 0x11, 0x13, 0x29, 0x2b, 0x19, 0x1b, 0x39,
+				       0x3b, 0x21, 0x23, 0x09, 0x0b, 0x31, 0x33, 0x85, 0x89,
+				       0x8b, 0x00, 0x02, 0x10, 0x12, 0x28, 0x38, 0x87, 0x86 };
+	unsigned reg = random_reg(), rm = random_reg(), n = 0, kind = rnd() % 12;
+	bool memory = rnd() & 1, w = rnd() & 1;
+
+	if (kind < 6 && rnd() % 4 == 0)
+		p[n++] = 0x66;
+	if (kind == 11) { /* push; pop */
+		p[n++] = (uint8_t)(0x40 | reg >> 3);
+		p[n++] = (uint8_t)(0x50 | (reg & 7));
+		p[n++] = (uint8_t)(0x40 | rm >> 3);
+		p[n++] = (uint8_t)(0x58 | (rm & 7));
+		return n;
+	}
+	p[n++] = (uint8_t)(0x40 | (w ? 8 : 0) | (reg & 8) >> 1 | (memory ? 0 : rm >> 3));
+	switch (kind) {
+	case 6: /* inc, dec */ p[n++] = 0xff; return n + put_modrm(p + n, rnd() & 1, memory, rm);
+	case 7: /* not, neg */ p[n++] = 0xf7; return n + put_modrm(p + n, 2 + (rnd() & 1), memory, rm);
+	case 8: /* setcc, cmovcc, movzx, movsx */
+		p[n++] = 0x0f;
+		p[n++] = (uint8_t)(rnd() & 1 ? 0x90 + rnd() % 16 : rnd() & 1 ? 0x40 + rnd() % 16 : 0xb6 + rnd() % 2);
+		return n + put_modrm(p + n, reg, memory, rm);
+	case 9: /* a shift by one */
+		p[n++] = 0xd1;
+		return n + put_modrm(p + n, (const uint8_t[]){ 0, 1, 2, 3, 4, 5, 7 }[rnd() % 7], memory, rm);
+	case 10: /* lea */ p[n++] = 0x8d; return n + put_modrm(p + n, reg, true, rm);
+	default: p[n++] = alu[rnd() % ARRAY_SIZE(alu)]; return n + put_modrm(p + n, reg, memory, rm);
+	}
+}
+
+static void report(const uint8_t *code, unsigned n, const struct result *a, const struct result *b)
+{
+	for (unsigned k = 0; k < n; k++)
+		print_message("%02x", code[k]);
+	print_message("\nexit %d %d rip %lx %lx flags %lx %lx\n", a->exit, b->exit, (unsigned long)a->rip,
+		      (unsigned long)b->rip, (unsigned long)a->rflags, (unsigned long)b->rflags);
+	for (unsigned k = 0; k < 16; k++)
+		if (a->gpr[k] != b->gpr[k])
+			print_message("r%u %lx %lx\n", k, (unsigned long)a->gpr[k], (unsigned long)b->gpr[k]);
+}
+
+static void random_programs(void **state)
+{
+	struct fake *fi = world(&interp_engine), *ft = world(&translate_engine);
+	static struct result a, b;
+	uint8_t code[PROGRAM_MAX];
+	uint64_t gpr[16];
+
+	(void)state;
+	for (unsigned round = 0; round < 3000; round++) {
+		unsigned n = 0;
+
+		for (unsigned k = 0; k < 24; k++)
+			n += random_insn(code + n);
+		code[n++] = 0xf4;
+		for (unsigned k = 0; k < 16; k++)
+			gpr[k] = rnd();
+		gpr[X86_RSI] = DATA + 0x1000 - (rnd() & 0xff);
+		start(fi, code, n, gpr);
+		start(ft, code, n, gpr);
+		run(fi, &interp_engine, &a);
+		run(ft, &translate_engine, &b);
+		if (memcmp(&a, &b, sizeof(a)))
+			report(code, n, &a, &b);
+		assert_memory_equal(&a, &b, sizeof(a));
+	}
+	assert_int_equal(fi->stat[STAT_INSNS], ft->stat[STAT_INSNS]);
+	assert_true(ft->stat[STAT_TRANSLATE_BLOCKS] >= 3000);
+	end(fi, &interp_engine);
+	end(ft, &translate_engine);
+}
+
+static struct fake *f;
+static struct x86_cpu *cpu;
+
+static int setup(void **state)
+{
+	(void)state;
+	f = world(&translate_engine);
+	cpu = &f->cpu;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	end(f, &translate_engine);
+	return 0;
+}
+
+#define CODE(...) memcpy(f->ram + FAKE_CODE, (const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ }))
+
+static void loops_in_translated_code(void **state)
+{
+	(void)state;
+	/* mov ecx, 1000; xor eax, eax; 1: add eax, ecx; dec ecx; jnz 1b; hlt */
+	CODE(0xb9, 0xe8, 3, 0, 0, 0x31, 0xc0, 0x01, 0xc8, 0xff, 0xc9, 0x75, 0xfa, 0xf4);
+	assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);
+	assert_int_equal(cpu->gpr[X86_RAX], 500500);
+	assert_int_equal(f->stat[STAT_INSNS], 2 + 3000 + 1);
+	assert_true(f->stat[STAT_TRANSLATE_DISPATCHES] < 10);
+}
+
+static void changes_next_instruction(void **state)
+{
+	(void)state;
+	/* movb $0xc8, 1(%rip) turns inc eax into dec eax */
+	CODE(0xc6, 0x05, 0x01, 0, 0, 0, 0xc8, 0xff, 0xc0, 0xf4);
+	cpu->gpr[X86_RAX] = 5;
+	assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);
+	assert_int_equal(cpu->gpr[X86_RAX], 4);
+}
+
+/* A chained loop whose body is patched from another block, by an address in a register. */
+static void changes_linked_code(void **state)
+{
+	(void)state;
+	/* mov ecx, 10; 1: inc eax; jmp 2f; 2: dec ecx; jz 3f; movb $0xc8, (rbx); jmp 1b; 3: hlt */
+	CODE(0xb9, 10, 0, 0, 0, 0xff, 0xc0, 0xeb, 0, 0xff, 0xc9, 0x74, 5, 0xc6, 0x03, 0xc8, 0xeb, 0xf3, 0xf4);
+	cpu->gpr[X86_RBX] = FAKE_CODE + 6;
+	cpu->gpr[X86_RAX] = 100;
+	assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);
+	assert_int_equal(cpu->gpr[X86_RAX], 100 + 1 - 9);
+}
+
+static void sees_foreign_writes(void **state)
+{
+	(void)state;
+	CODE(0xff, 0xc0, 0xf4);
+	cpu->gpr[X86_RAX] = 0;
+	for (unsigned n = 0; n < 3; n++) {
+		cpu->rip = FAKE_CODE;
+		assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);
+	}
+	assert_int_equal(cpu->gpr[X86_RAX], 3);
+	f->ram[FAKE_CODE + 1] = 0xc8; /* as DMA would */
+	cpu->rip = FAKE_CODE;
+	assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);
+	assert_int_equal(cpu->gpr[X86_RAX], 2);
+}
+
+/* #GP of RET with a target that is not canonical: RSP as before. No IDT: it ends in shutdown with RIP kept. */
+static void bad_return_is_precise(void **state)
+{
+	(void)state;
+	CODE(0xc3);
+	fake_poke64(f, FAKE_STACK - 128, UINT64_C(0x0123456789abcdef));
+	cpu->gpr[X86_RSP] = FAKE_STACK - 128;
+	cpu->idtr.limit = 0;
+	assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_SHUTDOWN);
+	assert_int_equal(cpu->rip, FAKE_CODE);
+	assert_int_equal(cpu->gpr[X86_RSP], FAKE_STACK - 128);
+}
+
+static void cache_is_bounded(void **state)
+{
+	(void)state;
+	/* A new block every time: mov eax, imm32 with changing bytes, then hlt. */
+	CODE(0xb8, 0, 0, 0, 0, 0xf4);
+	for (uint32_t n = 0; n < 150000; n++) {
+		fake_poke32(f, FAKE_CODE + 1, n);
+		cpu->rip = FAKE_CODE;
+		assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);
+		assert_int_equal(cpu->gpr[X86_RAX], n);
+	}
+	assert_true(translate_of(cpu)->wipes > 0);
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(random_programs),
+		T(loops_in_translated_code),
+		T(changes_next_instruction),
+		T(changes_linked_code),
+		T(sees_foreign_writes),
+		T(bad_return_is_precise),
+		T(cache_is_bounded),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
