@@ -5,6 +5,7 @@
 
 #include "interp/cache.h"
 #include "translate/translate.h"
+#include "x86/fpu.h"
 
 /* A spin lock: held for a few instructions, by threads that may have vector state live (no libc). */
 static _Atomic bool lock_word;
@@ -81,18 +82,24 @@ void translate_protect(struct translate *t, uint64_t gpa)
 	/* Held from now on, so that no writer gives the page up before the block is there. */
 	if (t->owned[hash]++)
 		return;
+	/* With the bit set nobody is given a write tag any more, who joins now included. */
 	lock();
+	atomic_fetch_or(&t->vm->pages[hash / 64], BIT64(hash % 64));
 	alone = t->vm->vcpus == t && !t->next;
 	unlock();
-	if (!alone)
-		t->cpu->ops->exclusive_begin(t->cpu);
+	if (alone) {
+		x86_tlb_withhold_writes(t->cpu, GPA(gpa));
+		return;
+	}
+	x86_fpu_put(t->cpu);
+	t->cpu->ops->exclusive_begin(t->cpu);
 	lock();
+	/* A writer may have given the page up before it could see that it is held. */
 	atomic_fetch_or(&t->vm->pages[hash / 64], BIT64(hash % 64));
 	for (struct translate *o = t->vm->vcpus; o; o = o->next)
 		x86_tlb_withhold_writes(o->cpu, GPA(gpa));
 	unlock();
-	if (!alone)
-		t->cpu->ops->exclusive_end(t->cpu);
+	t->cpu->ops->exclusive_end(t->cpu);
 }
 
 void translate_protect_done(struct translate *t, uint64_t gpa)
