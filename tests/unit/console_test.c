@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The console back end: escape keys, input held back until the device takes it, output that fails. */
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -16,20 +19,22 @@
 /* A device that takes `room` bytes. */
 static uint8_t taken[8192];
 static unsigned taken_count, room, woken, broken;
+static bool device_busy;
 
 static unsigned can_receive(void *ctx)
 {
 	(void)ctx;
-	return room;
+	return device_busy ? CHARDEV_BUSY : room;
 }
 
-static void receive(void *ctx, const uint8_t *data, unsigned len)
+static bool receive(void *ctx, const uint8_t *data, unsigned len)
 {
 	(void)ctx;
 	assert_true(len <= room);
 	memcpy(taken + taken_count, data, len);
 	taken_count += len;
 	room -= len;
+	return true;
 }
 
 static void wake(void *ctx)
@@ -185,6 +190,66 @@ static void test_room_wakes_the_main_loop(void **state)
 	assert_int_equal(woken, 1);
 }
 
+static void test_a_busy_device_is_asked_again(void **state)
+{
+	struct fixture *f = *state;
+
+	device_busy = true;
+	type(f, "ab");
+	device_busy = false;
+	assert_int_equal(taken_count, 0);
+	assert_true(f->console.busy);
+	console_push(&f->console);
+	assert_int_equal(taken_count, 2);
+	assert_false(f->console.busy);
+}
+
+static void ignore(int signal)
+{
+	(void)signal;
+}
+
+static void *write_line(void *arg)
+{
+	struct console *console = arg;
+
+	console->dev.write(&console->dev, (const uint8_t *)"line\n", 5);
+	return NULL;
+}
+
+/* Standard output is a pipe that nobody reads: the end of the machine must not wait for it. */
+static void test_stop_ends_a_write_that_blocks(void **state)
+{
+	struct sigaction action = { .sa_handler = ignore };
+	struct fixture *f = *state;
+	struct timespec soon;
+	pthread_t thread;
+	int fds[2];
+
+	sigaction(SIGUSR1, &action, NULL);
+	assert_int_equal(pipe(fds), 0);
+	fcntl(fds[1], F_SETFL, O_NONBLOCK);
+	while (write(fds[1], taken, sizeof(taken)) > 0)
+		;
+	while (write(fds[1], taken, 1) > 0)
+		;
+	fcntl(fds[1], F_SETFL, 0);
+	f->console.out_fd = fds[1];
+	assert_int_equal(pthread_create(&thread, NULL, write_line, &f->console), 0);
+	clock_gettime(CLOCK_MONOTONIC, &soon);
+	soon.tv_sec++;
+	console_stop(&f->console);
+	for (unsigned i = 0; i < 50; i++) { /* until one comes while it is in write() */
+		pthread_kill(thread, SIGUSR1);
+		usleep(1000);
+	}
+	assert_int_equal(pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &soon), 0);
+	f->console.out_fd = -1;
+	assert_int_equal(broken, 0);
+	close(fds[0]);
+	close(fds[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -197,6 +262,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_end_of_input, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_output_that_fails_is_told_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_room_wakes_the_main_loop, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_busy_device_is_asked_again, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_stop_ends_a_write_that_blocks, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -316,6 +316,21 @@ static void test_no_backend(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* A vCPU may be in the device for long, when nobody takes the output: the main loop must not wait for it. */
+static void test_input_does_not_wait_for_a_vcpu(void **state)
+{
+	struct fixture *f = *state;
+
+	wr(f, 4, 0x0a); /* RTS, OUT2 */
+	device_lock(f->dev);
+	assert_int_equal(f->chardev.can_receive(f->chardev.ctx), CHARDEV_BUSY);
+	assert_false(f->chardev.receive(f->chardev.ctx, (const uint8_t *)"x", 1));
+	device_unlock(f->dev);
+	assert_int_equal(f->chardev.can_receive(f->chardev.ctx), 1);
+	assert_true(f->chardev.receive(f->chardev.ctx, (const uint8_t *)"x", 1));
+	assert_int_equal(rd(f, 0), 'x');
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -332,6 +347,7 @@ int main(void)
 		TEST(test_loopback_break),
 		TEST(test_wide_access_is_split),
 		cmocka_unit_test(test_no_backend),
+		TEST(test_input_does_not_wait_for_a_vcpu),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -42,6 +42,12 @@ static inline void device_lock(struct device *dev)
 	pthread_mutex_lock(&dev->lock);
 }
 
+/* False: somebody is in the device. */
+static inline bool device_trylock(struct device *dev)
+{
+	return pthread_mutex_trylock(&dev->lock) == 0;
+}
+
 static inline void device_unlock(struct device *dev)
 {
 	pthread_mutex_unlock(&dev->lock);

@@ -413,22 +413,25 @@ static unsigned serial_can_receive(void *ctx)
 	struct serial *s = ctx;
 	unsigned room;
 
-	device_lock(&s->dev);
+	if (!device_trylock(&s->dev))
+		return CHARDEV_BUSY;
 	room = rx_room(s);
 	device_unlock(&s->dev);
 	return room;
 }
 
-static void serial_receive(void *ctx, const uint8_t *data, unsigned len)
+static bool serial_receive(void *ctx, const uint8_t *data, unsigned len)
 {
 	struct serial *s = ctx;
 
-	device_lock(&s->dev);
+	if (!device_trylock(&s->dev))
+		return false;
 	for (unsigned i = 0; i < len && !(s->mcr & MCR_LOOP); i++)
 		rx_push(s, data[i], 0);
 	update_irq(s);
 	s->had_room = rx_room(s) > 0; /* the caller sees for itself */
 	device_unlock(&s->dev);
+	return true;
 }
 
 static void serial_reset(struct device *dev)

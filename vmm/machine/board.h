@@ -46,12 +46,17 @@ void board_power_button(struct board *board);
 /* The --device names, for --help and the nearest-name hint. NULL-terminated. */
 const char *const *board_device_names(void);
 
+#define CHARDEV_BUSY UINT32_MAX
+
 /* A character back end: COM1 writes to it, the main loop feeds it input. */
 struct chardev {
 	void (*write)(struct chardev *c, const uint8_t *data, unsigned len); /* guest to host; thread: a vCPU's */
-	/* Set by the device: how much input it takes now, and the input itself. Thread: main. */
+	/*
+	 * Set by the device: how much input it takes now, and the input itself. CHARDEV_BUSY and false: a vCPU is in
+	 * the device, perhaps for long because nobody takes its output; ask again soon. Neither waits. Thread: main.
+	 */
 	unsigned (*can_receive)(void *ctx);
-	void (*receive)(void *ctx, const uint8_t *data, unsigned len);
+	bool (*receive)(void *ctx, const uint8_t *data, unsigned len);
 	/* Set by the front end, called by the device when room appeared; thread: a vCPU's, device locked: must not call
 	 * back. */
 	void (*room)(struct chardev *c);

@@ -16,20 +16,20 @@ static const char help_text[] = "\r\nCtrl-A h    this help\r\n"
 				"Ctrl-A x    end the virtual machine\r\n"
 				"Ctrl-A Ctrl-A    send Ctrl-A to the guest\r\n";
 
-/* All of it, to a blocking descriptor. -errno when it cannot be written. */
-static int write_all(int fd, const uint8_t *data, size_t len)
+/* All of it, to a blocking descriptor. -errno when it cannot be written. *stopping: what would block is dropped. */
+static int write_all(int fd, const uint8_t *data, size_t len, const _Atomic bool *stopping)
 {
 	while (len) {
 		ssize_t n = write(fd, data, len);
 
 		if (n < 0) {
-			if (errno == EINTR)
-				continue;
-			if (errno == EAGAIN) { /* somebody made our stdout non-blocking */
+			if (errno != EINTR && errno != EAGAIN)
+				return -errno;
+			if (atomic_load(stopping))
+				return 0;
+			if (errno == EAGAIN) /* somebody made our stdout non-blocking */
 				usleep(1000);
-				continue;
-			}
-			return -errno;
+			continue;
 		}
 		data += n;
 		len -= (size_t)n;
@@ -44,7 +44,7 @@ static void console_write(struct chardev *dev, const uint8_t *data, unsigned len
 
 	if (console->out_fd < 0 || atomic_load(&console->broken))
 		return;
-	err = write_all(console->out_fd, data, len);
+	err = write_all(console->out_fd, data, len, &console->stopping);
 	if (err && !atomic_exchange(&console->broken, true)) {
 		msg_error("cannot write the guest's console to %s: %s", console->out_name, strerror(-err));
 		console->failed(console->ctx);
@@ -125,7 +125,9 @@ static bool take_byte(struct console *console, uint8_t byte)
 	case 'X': return true;
 	case 'h':
 	case 'H':
-	case '?': write_all(STDERR_FILENO, (const uint8_t *)help_text, sizeof(help_text) - 1); return false;
+	case '?':
+		write_all(STDERR_FILENO, (const uint8_t *)help_text, sizeof(help_text) - 1, &console->stopping);
+		return false;
 	case CTRL_A: queue_byte(console, CTRL_A); return false;
 	default: return false;
 	}
@@ -155,22 +157,33 @@ enum console_key console_read(struct console *console)
 
 void console_push(struct console *console)
 {
+	console->busy = false;
 	/* Until the device is full or the queue empty: it tells of room only when there was none. */
 	while (console->queued && console->dev.can_receive) {
 		unsigned take = console->dev.can_receive(console->dev.ctx);
 
+		console->busy = take == CHARDEV_BUSY;
 		if (take > console->queued)
 			take = console->queued;
-		if (!take)
+		if (!take || console->busy)
 			return;
-		console->dev.receive(console->dev.ctx, console->queue, take);
+		console->busy = !console->dev.receive(console->dev.ctx, console->queue, take);
+		if (console->busy)
+			return;
 		console->queued -= take;
 		memmove(console->queue, console->queue + take, console->queued);
 	}
 }
 
+void console_stop(struct console *console)
+{
+	atomic_store(&console->stopping, true);
+}
+
 void console_detach(struct console *console)
 {
+	atomic_store(&console->stopping, false);
+	console->busy = false;
 	console->dev.can_receive = NULL;
 	console->dev.receive = NULL;
 	console->dev.ctx = NULL;

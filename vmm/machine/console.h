@@ -25,7 +25,9 @@ struct console {
 	void (*wake)(void *ctx);   /* room appeared: make the main loop call console_push */
 	void (*failed)(void *ctx); /* output cannot be written; the message has been given */
 	void *ctx;
+	bool busy; /* the device could not be asked: call console_push again soon */
 	_Atomic bool broken;
+	_Atomic bool stopping;
 };
 
 /* What the user asked for with Ctrl-A. */
@@ -42,6 +44,11 @@ bool console_wants_input(const struct console *console);
 enum console_key console_read(struct console *console);
 /* Hand queued input to the device as far as it takes it. */
 void console_push(struct console *console);
+/*
+ * The machine ends: from now on output that nobody takes is dropped, so that a vCPU thread comes out of the console
+ * when a signal interrupts it. Until console_detach().
+ */
+void console_stop(struct console *console);
 /* The machine was taken down: forget its device. */
 void console_detach(struct console *console);
 

@@ -29,6 +29,8 @@
 #define KVM_IDENTITY_MAP_GPA UINT64_C(0xfffbc000)
 #define KVM_TSS_GPA UINT64_C(0xfffbd000)
 
+#define CONSOLE_RETRY_MS 10
+
 /* How a run of the machine ended. */
 enum machine_end {
 	END_NONE,
@@ -73,11 +75,16 @@ static void wake_main(void *ctx)
 	(void)n; /* a full counter wakes as well */
 }
 
-/* The first request wins, and no vCPU enters the guest again. */
+/*
+ * The first request wins, and no vCPU enters the guest again. Only the user's wish to end is stronger than the guest's
+ * to start over: a guest that resets at once, again and again, must not swallow it.
+ */
 static void end_machine(struct machine *m, enum machine_end end, int status)
 {
+	bool by_user = end == END_QUIT || end == END_SIGNAL;
+
 	pthread_mutex_lock(&m->lock);
-	if (m->end == END_NONE) {
+	if (m->end == END_NONE || (m->end == END_RESET && by_user)) {
 		m->end = end;
 		m->status = status;
 	}
@@ -293,6 +300,7 @@ static int power_on(struct machine *m)
 static void stop_vcpus(struct machine *m)
 {
 	atomic_store(&m->host.stop, true);
+	console_stop(&m->console);
 	for (unsigned i = 0; i < m->vcpu_count; i++)
 		vmm_vcpu_join(&m->vcpu[i]);
 }
@@ -335,7 +343,8 @@ static void take_signal(struct machine *m)
 
 static void main_loop(struct machine *m)
 {
-	while (!atomic_load(&m->host.stop)) {
+	/* At least once: the guest may be at its end already, and the user wait to be heard. */
+	do {
 		struct pollfd fds[3] = {
 			{ .fd = m->event_fd, .events = POLLIN },
 			{ .fd = m->signal_fd, .events = POLLIN },
@@ -343,15 +352,15 @@ static void main_loop(struct machine *m)
 		};
 		uint64_t count;
 
-		if (poll(fds, 3, -1) < 0)
+		if (poll(fds, 3, m->console.busy ? CONSOLE_RETRY_MS : -1) < 0)
 			continue; /* EINTR */
-		if (fds[0].revents & POLLIN && read(m->event_fd, &count, sizeof(count)) > 0)
+		if ((fds[0].revents & POLLIN && read(m->event_fd, &count, sizeof(count)) > 0) || m->console.busy)
 			console_push(&m->console);
 		if (fds[1].revents & POLLIN)
 			take_signal(m);
 		if (fds[2].revents && console_read(&m->console) == CONSOLE_QUIT)
 			end_machine(m, END_QUIT, EXIT_SUCCESS);
-	}
+	} while (!atomic_load(&m->host.stop));
 }
 
 /* One power-on to its end. */

@@ -7,12 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "machine/message.h"
 #include "machine/ram.h"
 #include "trapeze/trapeze.h"
 
 #define VCPU_KICK_SIGNAL SIGUSR1
+#define KICK_AGAIN_NS 10000000
 
 static int vcpu_ioctl(const struct vcpu *vcpu, unsigned long request, const void *arg)
 {
@@ -333,12 +335,22 @@ int vmm_vcpu_start(struct vcpu *vcpu)
 
 void vmm_vcpu_join(struct vcpu *vcpu)
 {
+	struct timespec until;
+
 	if (!vcpu->started)
 		return;
-	/* immediate_exit closes the window between the stop test and KVM_RUN. */
+	/* immediate_exit closes the window between the stop test and KVM_RUN; */
 	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
-	pthread_join(vcpu->thread, NULL);
+	/* kicking again the one before other calls that block (a console that nobody reads). */
+	do {
+		pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_nsec += KICK_AGAIN_NS;
+		if (until.tv_nsec >= 1000000000) {
+			until.tv_nsec -= 1000000000;
+			until.tv_sec++;
+		}
+	} while (pthread_clockjoin_np(vcpu->thread, NULL, CLOCK_MONOTONIC, &until) == ETIMEDOUT);
 	vcpu->started = false;
 }
 
