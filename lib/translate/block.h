@@ -54,7 +54,6 @@ struct builder {
 	/* Where the arithmetic flags are now; neither if nobody needs them. */
 	bool flags_host, flags_frame;
 	bool bad; /* the instruction can not be emitted after all */
-	bool vector_ready;
 	struct insn insn[TRANSLATE_BLOCK_INSNS];
 	struct detour detour[TRANSLATE_BLOCK_INSNS];
 };

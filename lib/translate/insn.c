@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One guest instruction as host code. */
+#include "interp/vector.h"
 #include "translate/block.h"
 
 /* ---- flags ---- */
@@ -355,9 +356,8 @@ static void after(struct builder *b, struct insn *i, struct detour *d)
 }
 
 /* Vector operands are aligned by name, or in legacy SSE unless they are moved unaligned (SDM 1 15.7). */
-static void emit_align_check(struct builder *b, struct insn *i, struct detour *d, unsigned align)
+static void emit_align_check(struct builder *b, struct detour *d, unsigned align)
 {
-	(void)i;
 	if (align < 2)
 		return;
 	/* test r11b, align - 1 */
@@ -378,8 +378,7 @@ static void emit_generic(struct builder *b, struct insn *i, unsigned align)
 			b->bad = true;
 			return;
 		}
-		if (align > 1)
-			emit_align_check(b, i, d, align);
+		emit_align_check(b, d, align);
 		insn_emit_check(b, d, i->ii->size[n], i->zo[n].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
 	}
 	if (wants_flags(i))
@@ -392,26 +391,18 @@ static void emit_generic(struct builder *b, struct insn *i, unsigned align)
 
 static void emit_vector(struct builder *b, struct insn *i)
 {
-	const struct vector_need {
-		uint8_t flags, size, align;
-	} *info = (const void *)&i->ii->imm; /* struct vector_info begins so */
+	uint8_t *skip;
 
 	insn_flags_keep(b, live_before(i));
-	if (!b->vector_ready) {
-		uint8_t *skip;
-
-		/* cmp byte [r15 + fpu.live], 0 */
-		emit_bytes(&b->e, (const uint8_t[]){ 0x41, 0x80, 0xbf }, 3);
-		emit32(&b->e, (uint32_t)offsetof(struct x86_cpu, fpu.live));
-		emit8(&b->e, 0);
-		skip = emit_jcc(&b->e, CC_NE);
-		emit_branch(&b->e, OP_CALL, b->t->stub_vector);
-		emit_bind(&b->e, skip);
-		b->flags_host = false;
-	}
-	emit_generic(b, i, info->align);
-	/* A detour may put the state away again. */
-	b->vector_ready = false;
+	/* cmp byte [r15 + fpu.live], 0: any call to C since the last one may have put the state away. */
+	emit_bytes(&b->e, (const uint8_t[]){ 0x41, 0x80, 0xbf }, 3);
+	emit32(&b->e, (uint32_t)offsetof(struct x86_cpu, fpu.live));
+	emit8(&b->e, 0);
+	skip = emit_jcc(&b->e, CC_NE);
+	emit_branch(&b->e, OP_CALL, b->t->stub_vector);
+	emit_bind(&b->e, skip);
+	b->flags_host = false;
+	emit_generic(b, i, vector_info(i->ii)->align);
 }
 
 /* ---- others ---- */
