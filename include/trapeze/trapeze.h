@@ -68,7 +68,10 @@ struct tz_stat {
 /* Fills up to n, returns how many there are, or -1 with errno EBADF. Thread: any. */
 TZ_PUBLIC int tz_vcpu_stats(int vcpu_fd, struct tz_stat *stats, size_t n);
 
-/* Why the last KVM_RUN of this vCPU ended with KVM_EXIT_INTERNAL_ERROR; "" if it did not. Owned by the vCPU. */
+/*
+ * Why the last KVM_RUN of this vCPU ended with KVM_EXIT_INTERNAL_ERROR; "" if it did not. Owned by the vCPU, valid
+ * until it runs again. Thread: the vCPU's, or any while it does not run.
+ */
 TZ_PUBLIC const char *tz_vcpu_error(int vcpu_fd);
 
 /* "0.1.0" and the names of the engines, NULL-terminated. */

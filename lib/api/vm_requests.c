@@ -39,6 +39,9 @@ static int set_user_memory_region(const struct call *c)
 		return -EINVAL;
 	if (r->userspace_addr & TZ_PAGE_MASK || r->userspace_addr + r->memory_size < r->userspace_addr)
 		return -EINVAL;
+	/* The upper half is the host kernel's: whatever is there, it is no memory of the client. */
+	if ((r->userspace_addr + r->memory_size) >> 63)
+		return -EINVAL;
 	return vm_set_memory_slot(c->vm, r->slot, r->flags, GPA(r->guest_phys_addr), r->memory_size,
 				  (uint8_t *)(uintptr_t)r->userspace_addr);
 }
