@@ -11,8 +11,8 @@
 #include <stdio.h>
 #include <sys/time.h>
 
-#define ROUNDS 6000
-#define PER_VM 1500 /* then a new one */
+#define ROUNDS 4000
+#define PER_VM 1000 /* then a new one */
 #define ARENA_SIZE 0x100000u
 #define ARG_SIZE 0x8000u
 #define TICK_US 1000
@@ -287,6 +287,22 @@ static void put_page_tables(struct world *w)
 		fuzz_mutate(&w->z, table, 0x3000);
 }
 
+/* Vector state of all kinds, and what it takes that a guest may use it. */
+static void set_vectors(struct world *w, int vcpu)
+{
+	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs[0].value = fuzz_below(&w->z, 4) ? 0xe7 : 7 };
+	static struct kvm_xsave image;
+
+	(void)tz_ioctl(vcpu, KVM_SET_XCRS, &xcrs);
+	if (fuzz_below(&w->z, 4) || tz_ioctl(vcpu, KVM_GET_XSAVE, &image))
+		return;
+	fuzz_bytes(&w->z, image.region + 40, 352);             /* ST and XMM */
+	image.region[6] = 0x1f80 & (uint32_t)fuzz_next(&w->z); /* MXCSR: unmasked exceptions */
+	image.region[0] = 0x37f & (uint32_t)fuzz_next(&w->z);
+	image.region[128] |= 3;
+	(void)tz_ioctl(vcpu, KVM_SET_XSAVE, &image);
+}
+
 /* A state that can execute something: real, 16-bit, 32-bit, 64-bit, and then one of its registers damaged. */
 static void set_state(struct world *w, int vcpu)
 {
@@ -302,7 +318,8 @@ static void set_state(struct world *w, int vcpu)
 	if (tz_ioctl(vcpu, KVM_GET_SREGS, &s))
 		return;
 	s.cr0 = mode ? 0x11 : 0x10;
-	s.cr4 = s.efer = 0;
+	s.cr4 = fuzz_below(&w->z, 4) ? 0x40600 : 0; /* OSXSAVE, OSFXSR, OSXMMEXCPT */
+	s.efer = 0;
 	s.cs = (struct kvm_segment){ .limit = 0xffffffff, .selector = 8, .type = 11, .present = 1, .s = 1, .g = 1 };
 	s.cs.db = mode == 2;
 	s.cs.l = mode == 3;
@@ -315,7 +332,7 @@ static void set_state(struct world *w, int vcpu)
 	s.cr3 = 0x2000;
 	if (mode == 3 || (mode == 2 && fuzz_below(&w->z, 2))) {
 		s.cr0 |= UINT64_C(0x80000000);
-		s.cr4 = 0x620 | (fuzz_next(&w->z) & 0x10);
+		s.cr4 |= 0x20 | (fuzz_next(&w->z) & 0x10);
 	}
 	if (mode == 3)
 		s.efer = 0xd01;
@@ -323,6 +340,7 @@ static void set_state(struct world *w, int vcpu)
 		fuzz_mutate(&w->z, &s, sizeof(s));
 	(void)tz_ioctl(vcpu, KVM_SET_SREGS, &s);
 	(void)tz_ioctl(vcpu, KVM_SET_REGS, &r);
+	set_vectors(w, vcpu);
 	put_page_tables(w);
 	put_code(w, rip);
 }
