@@ -22,7 +22,7 @@ help:
 	@echo 'make run        boot a Debian kernel to a shell (installs and fetches what is missing)'
 	@echo 'make test       all tests (likewise); make unit builds the unit tests only'
 	@echo 'make test-long  the tests with sanitizers throughout and longer campaigns'
-	@echo 'make bench      interpreter speed, boot time, memory'
+	@echo 'make bench      engine speed, boot time, memory'
 	@echo 'make check      layout, format, headers, isolation'
 	@echo 'make format     clang-format all sources'
 	@echo 'make install    PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'

@@ -6,7 +6,7 @@
 #include "interp/engine.h"
 #include "translate/engine.h"
 
-const struct tz_engine_ops *const tz_engines[] = { &interp_engine, &translate_engine, NULL };
+const struct tz_engine_ops *const tz_engines[] = { &translate_engine, &interp_engine, NULL };
 
 const struct tz_engine_ops *tz_engine_find(const char *name)
 {

@@ -56,7 +56,7 @@ static inline void machine_create(struct machine *m, bool irqchip)
 {
 	struct kvm_userspace_memory_region region = { .memory_size = MEM_SIZE };
 
-	m->sys = tz_open(NULL);
+	m->sys = tz_open(getenv("TRAPEZE_TEST_ENGINE")); /* unset: the default one */
 	assert_true(m->sys >= 0);
 	m->vm = tz_ioctl(m->sys, KVM_CREATE_VM, 0);
 	assert_true(m->vm >= 0);
