@@ -87,6 +87,7 @@ int timers_start(struct vm_timers *t, unsigned count, timer_expired_fn *expired,
 	if (t->fd < 0) {
 		err = -errno;
 		free(t->deadline);
+		t->deadline = NULL; /* nothing for timers_fini() */
 		return err;
 	}
 	pthread_mutex_init(&t->lock, NULL);

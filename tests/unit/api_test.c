@@ -2,6 +2,8 @@
 /* The KVM API as a client sees it: handles, requests and their errors, system and VM. */
 #include "apifix.h"
 
+#include <sys/resource.h>
+
 /* ---- handles ---- */
 
 static void test_open_and_close(void **state)
@@ -178,6 +180,44 @@ static void test_memory_slot_errors(void **state)
 	FAILS(tz_ioctl(m->vm, KVM_SET_USER_MEMORY_REGION, &r), EINVAL);
 }
 
+/* A VM with two vCPUs as far as there are descriptors; what was missing can be made once there are again. */
+static void create_with_limit(int sys, rlim_t limit)
+{
+	struct rlimit saved, few;
+	int vm, vcpu[2] = { -1, -1 };
+
+	OK(getrlimit(RLIMIT_NOFILE, &saved));
+	few = (struct rlimit){ limit, saved.rlim_max };
+	OK(setrlimit(RLIMIT_NOFILE, &few));
+	vm = tz_ioctl(sys, KVM_CREATE_VM, 0);
+	if (vm >= 0) {
+		(void)tz_ioctl(vm, KVM_CREATE_IRQCHIP, 0);
+		vcpu[0] = tz_ioctl(vm, KVM_CREATE_VCPU, 0);
+		vcpu[1] = tz_ioctl(vm, KVM_CREATE_VCPU, 1);
+	}
+	OK(setrlimit(RLIMIT_NOFILE, &saved));
+	for (int i = 0; i < 2 && vm >= 0; i++) {
+		if (vcpu[i] < 0)
+			vcpu[i] = tz_ioctl(vm, KVM_CREATE_VCPU, i);
+		assert_true(vcpu[i] >= 0);
+		OK(tz_close(vcpu[i]));
+	}
+	if (vm >= 0)
+		OK(tz_close(vm));
+}
+
+static void test_out_of_descriptors(void **state)
+{
+	struct machine *m = *state;
+	int next = dup(m->sys);
+
+	close(next);
+	for (int more = 0; more < 12; more++)
+		create_with_limit(m->sys, (rlim_t)(next + more));
+	assert_int_equal(dup(m->sys), next); /* nothing was left open */
+	close(next);
+}
+
 static void test_vm_order_of_creation(void **state)
 {
 	struct machine *m = *state;
@@ -315,6 +355,7 @@ int main(void)
 		TEST(test_capabilities),
 		TEST(test_msr_lists),
 		TEST(test_memory_slot_errors),
+		TEST(test_out_of_descriptors),
 		TEST(test_vm_order_of_creation),
 		TEST(test_no_irqchip),
 		TEST_IRQCHIP(test_irqchip_state),
