@@ -4,7 +4,7 @@
 #include "base/stats.h"
 
 /* Instructions looked at behind a jump for what they do to the flags. */
-#define LOOK_AHEAD 4
+#define LOOK_AHEAD 12
 
 static bool decode(struct builder *b, unsigned offset, struct insn *i, struct interp_insn *ii)
 {
@@ -38,6 +38,18 @@ static void add_range(struct builder *b, unsigned n, unsigned from, unsigned to)
 	r->source = source;
 }
 
+/* At the start of this block, whatever is needed behind it. */
+static uint32_t flags_needed_here(const struct builder *b)
+{
+	uint32_t live = X86_ARITH_FLAGS, needed = 0;
+
+	for (unsigned k = 0; k < b->count; k++) {
+		needed |= b->insn[k].reads & live;
+		live &= ~b->insn[k].kills;
+	}
+	return needed;
+}
+
 uint32_t insn_flags_needed(struct builder *b, unsigned offset, unsigned n)
 {
 	uint32_t live = X86_ARITH_FLAGS, needed = 0;
@@ -47,6 +59,9 @@ uint32_t insn_flags_needed(struct builder *b, unsigned offset, unsigned n)
 
 	if (offset >= TZ_PAGE_SIZE)
 		return live;
+	/* What passes through the loop is needed by its other way out, or not at all. */
+	if (offset == b->insn[0].offset)
+		return flags_needed_here(b);
 	for (unsigned k = 0; k < LOOK_AHEAD && live && at < TZ_PAGE_SIZE; k++) {
 		if (!decode(b, at, &i, &ii))
 			break;
@@ -98,25 +113,31 @@ static void emit_detours(struct builder *b)
 			continue;
 		for (unsigned k = 0; k < d->count; k++)
 			emit_bind(&b->e, d->from[k]);
+		b->later = d->later;
 		insn_emit_interp(b, (struct insn *)(uintptr_t)d->i);
 		if (!d->resume)
 			continue;
+		if (d->reload_vector)
+			insn_emit_vector_ready(b);
 		if (d->reload_flags)
 			emit_flags_load(&b->e, HOST_T0);
 		emit_branch(&b->e, OP_JMP, d->resume + b->e.to_rx);
 	}
 }
 
-static void emit_all(struct builder *b)
+/* add qword gs:[insns], imm8 */
+void block_emit_count(struct builder *b, unsigned insns)
+{
+	emit_bytes(&b->e, (const uint8_t[]){ 0x65, 0x48, 0x83, 0x04, 0x25 }, 5);
+	emit32(&b->e, FRAME(insns));
+	emit8(&b->e, insns);
+}
+
+static void emit_straight(struct builder *b)
 {
 	struct insn *last = &b->insn[b->count - 1];
 
-	b->flags_host = false;
-	b->flags_frame = true;
-	/* add qword gs:[insns], count */
-	emit_bytes(&b->e, (const uint8_t[]){ 0x65, 0x48, 0x83, 0x04, 0x25 }, 5);
-	emit32(&b->e, FRAME(insns));
-	emit8(&b->e, b->count);
+	block_emit_count(b, b->count);
 	for (struct insn *i = b->insn; i < last; i++)
 		insn_emit(b, i);
 	if (last->kind >= KIND_JCC) {
@@ -127,6 +148,15 @@ static void emit_all(struct builder *b)
 		if (last->kind != KIND_INTERP || !last->ii->ends_block)
 			flow_emit_end(b, last->offset + last->ii->len);
 	}
+}
+
+static void emit_all(struct builder *b)
+{
+	b->flags_host = b->vector_live = false;
+	b->flags_frame = true;
+	b->later = 0;
+	if (!loop_emit(b))
+		emit_straight(b);
 	emit_detours(b);
 }
 

@@ -39,7 +39,8 @@ struct detour {
 	uint8_t *from[6]; /* rel32s to bind */
 	unsigned count;
 	uint8_t *resume; /* NULL: it never comes back */
-	bool reload_flags;
+	unsigned later;
+	bool reload_flags, reload_vector;
 };
 
 struct builder {
@@ -50,13 +51,21 @@ struct builder {
 	uint64_t page; /* GPA */
 	const uint8_t *host;
 	unsigned count;
+	unsigned later; /* instructions that are emitted once more behind this round of the block */
 	unsigned detours;
 	/* Where the arithmetic flags are now; neither if nobody needs them. */
 	bool flags_host, flags_frame;
-	bool bad; /* the instruction can not be emitted after all */
+	bool vector_live; /* the FPU's state is surely in the registers */
+	bool bad;         /* the instruction can not be emitted after all */
 	struct insn insn[TRANSLATE_BLOCK_INSNS];
 	struct detour detour[TRANSLATE_BLOCK_INSNS];
 };
+
+/* ---- block.c ---- */
+void block_emit_count(struct builder *b, unsigned insns);
+
+/* ---- loop.c ---- */
+bool loop_emit(struct builder *b); /* false: the block is no loop */
 
 /* ---- classify.c ---- */
 void insn_classify(struct insn *i, unsigned mode);
@@ -71,6 +80,11 @@ void insn_emit(struct builder *b, struct insn *i);
 void flow_emit(struct builder *b, struct insn *i);      /* KIND_JCC, _JMP, _CALL, _RET: ends the block */
 void flow_emit_end(struct builder *b, unsigned offset); /* the block goes on behind its last instruction */
 uint32_t flow_live_out(struct builder *b, struct insn *last);
+int64_t flow_target(const struct insn *i); /* of a direct branch: offset in the page */
+/* For loop.c: test for attention (then NE); leave for an offset of the page; go on behind the last instruction. */
+void flow_emit_poll(struct builder *b);
+void flow_emit_leave(struct builder *b, unsigned n, unsigned target);
+void flow_emit_fall(struct builder *b, const struct insn *last);
 
 /* ---- insn.c, for flow.c ---- */
 void insn_flags_keep(struct builder *b, uint32_t live); /* before something loses the host's */
@@ -81,5 +95,6 @@ void insn_emit_check(struct builder *b, struct detour *d, unsigned size, bool wr
 struct detour *insn_detour(struct builder *b, const struct insn *i);
 void insn_detour_from(struct builder *b, struct detour *d, unsigned cc);
 void insn_emit_interp(struct builder *b, struct insn *i);
+void insn_emit_vector_ready(struct builder *b); /* loses the flags */
 
 #endif

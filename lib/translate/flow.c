@@ -7,18 +7,30 @@ static bool in_page(int64_t offset)
 	return offset >= 0 && offset < (int64_t)TZ_PAGE_SIZE;
 }
 
-static int64_t branch_target(const struct insn *i)
+int64_t flow_target(const struct insn *i)
 {
 	return (int64_t)i->offset + i->ii->len + (int64_t)i->ii->imm;
 }
 
-static void emit_poll(struct builder *b)
+void flow_emit_poll(struct builder *b)
 {
 	emit_rex(&b->e, false, 0, 0, HOST_CPU);
 	emit8(&b->e, 0x83);
 	emit8(&b->e, 0x80 | ALU_CMP << 3 | (HOST_CPU & 7));
 	emit32(&b->e, (uint32_t)offsetof(struct x86_cpu, attention));
 	emit8(&b->e, 0);
+}
+
+/* To the dispatcher, and never linked. */
+void flow_emit_leave(struct builder *b, unsigned n, unsigned target)
+{
+	struct translate_exit *x = &b->block->exit[n];
+
+	x->from = b->block;
+	x->target = (uint16_t)target;
+	x->linked = true;
+	emit_mov_imm64(&b->e, HOST_T0, (uint64_t)(uintptr_t)x);
+	emit_branch(&b->e, OP_JMP, b->t->stub_exit);
 }
 
 /* To another block of this page. */
@@ -30,7 +42,7 @@ static void emit_direct(struct builder *b, unsigned n, unsigned target, unsigned
 	x->from = b->block;
 	x->target = (uint16_t)target;
 	if (target <= from) {
-		emit_poll(b);
+		flow_emit_poll(b);
 		skip = emit_jcc(&b->e, CC_NE);
 	}
 	emit8(&b->e, OP_JMP);
@@ -60,7 +72,7 @@ static void emit_jump_cache(struct builder *b, struct detour *d, int32_t pop)
 	emit_alu_imm(e, false, ALU_AND, HOST_T1, 0xfff0);
 	emit_gs_t1(e, true, 0x3b, HOST_T0, table + (uint32_t)offsetof(struct translate_jump, rip));
 	miss[0] = emit_jcc(e, CC_NE);
-	emit_poll(b);
+	flow_emit_poll(b);
 	miss[1] = emit_jcc(e, CC_NE);
 	if (pop)
 		emit_lea(e, HOST_SP, HOST_SP, pop);
@@ -120,7 +132,7 @@ static void emit_jcc_insn(struct builder *b, struct insn *i)
 	taken = emit_jcc(&b->e, i->ii->cond);
 	emit_relative(b, 0, next, i->offset);
 	emit_bind(&b->e, taken);
-	emit_relative(b, 1, branch_target(i), i->offset);
+	emit_relative(b, 1, flow_target(i), i->offset);
 }
 
 static bool emit_jmp(struct builder *b, struct insn *i)
@@ -128,7 +140,7 @@ static bool emit_jmp(struct builder *b, struct insn *i)
 	struct detour *d;
 
 	if (i->ii->kind[0] == INTERP_OP_IMM) {
-		emit_relative(b, 0, branch_target(i), i->offset);
+		emit_relative(b, 0, flow_target(i), i->offset);
 		return true;
 	}
 	d = insn_detour(b, i);
@@ -164,7 +176,7 @@ static bool emit_call(struct builder *b, struct insn *i)
 		emit_gs(e, true, 0x8b, HOST_T0, FRAME(target));
 		emit_jump_cache(b, NULL, 0);
 	} else {
-		emit_relative(b, 0, branch_target(i), TZ_PAGE_SIZE);
+		emit_relative(b, 0, flow_target(i), TZ_PAGE_SIZE);
 	}
 	return true;
 }
@@ -200,6 +212,11 @@ void flow_emit(struct builder *b, struct insn *i)
 	insn_emit_interp(b, i);
 }
 
+void flow_emit_fall(struct builder *b, const struct insn *last)
+{
+	emit_relative(b, 0, last->offset + last->ii->len, last->offset);
+}
+
 void flow_emit_end(struct builder *b, unsigned offset)
 {
 	insn_flags_keep(b, UINT32_MAX);
@@ -212,9 +229,9 @@ uint32_t flow_live_out(struct builder *b, struct insn *last)
 	uint32_t live;
 
 	if (last->kind == KIND_JMP && last->ii->kind[0] == INTERP_OP_IMM)
-		return insn_flags_needed(b, (unsigned)branch_target(last), 1);
+		return insn_flags_needed(b, (unsigned)flow_target(last), 1);
 	if (last->kind != KIND_JCC)
 		return X86_ARITH_FLAGS;
 	live = insn_flags_needed(b, last->offset + last->ii->len, 1);
-	return live | insn_flags_needed(b, (unsigned)branch_target(last), 2);
+	return live | insn_flags_needed(b, (unsigned)flow_target(last), 2);
 }

@@ -41,7 +41,8 @@ struct detour *insn_detour(struct builder *b, const struct insn *i)
 	d->i = i;
 	d->count = 0;
 	d->resume = NULL;
-	d->reload_flags = false;
+	d->later = b->later;
+	d->reload_flags = d->reload_vector = false;
 	return d;
 }
 
@@ -52,7 +53,7 @@ void insn_detour_from(struct builder *b, struct detour *d, unsigned cc)
 
 void insn_emit_interp(struct builder *b, struct insn *i)
 {
-	unsigned left = b->count - (unsigned)(i - b->insn);
+	unsigned left = b->count - (unsigned)(i - b->insn) + b->later;
 
 	emit_mov_imm64(&b->e, HOST_T0, (uint64_t)(uintptr_t)i->ii);
 	emit_mov_imm32(&b->e, HOST_T1, i->offset | left << 16);
@@ -352,6 +353,7 @@ static void after(struct builder *b, struct insn *i, struct detour *d)
 	if (d) {
 		d->resume = b->e.p;
 		d->reload_flags = b->flags_host && i->live_after;
+		d->reload_vector = b->vector_live;
 	}
 }
 
@@ -389,19 +391,27 @@ static void emit_generic(struct builder *b, struct insn *i, unsigned align)
 
 /* ---- vectors ---- */
 
-static void emit_vector(struct builder *b, struct insn *i)
+void insn_emit_vector_ready(struct builder *b)
 {
 	uint8_t *skip;
 
-	insn_flags_keep(b, live_before(i));
-	/* cmp byte [r15 + fpu.live], 0: any call to C since the last one may have put the state away. */
+	/* cmp byte [r15 + fpu.live], 0: a call to C may have put the state away. */
 	emit_bytes(&b->e, (const uint8_t[]){ 0x41, 0x80, 0xbf }, 3);
 	emit32(&b->e, (uint32_t)offsetof(struct x86_cpu, fpu.live));
 	emit8(&b->e, 0);
 	skip = emit_jcc(&b->e, CC_NE);
 	emit_branch(&b->e, OP_CALL, b->t->stub_vector);
 	emit_bind(&b->e, skip);
-	b->flags_host = false;
+}
+
+static void emit_vector(struct builder *b, struct insn *i)
+{
+	if (!b->vector_live) {
+		insn_flags_keep(b, live_before(i));
+		insn_emit_vector_ready(b);
+		b->flags_host = false;
+		b->vector_live = true;
+	}
 	emit_generic(b, i, vector_info(i->ii)->align);
 }
 
@@ -549,6 +559,6 @@ void insn_emit(struct builder *b, struct insn *i)
 	b->flags_frame = flags_frame;
 	insn_flags_keep(b, UINT32_MAX);
 	insn_emit_interp(b, i);
-	b->flags_host = false;
+	b->vector_live = b->flags_host = false;
 	b->flags_frame = true;
 }
