@@ -13,6 +13,7 @@
 #define DATA 0x30000u
 #define DATA_SIZE 0x2000u
 #define PROGRAM_MAX 512
+#define COUNTER 0x38000u
 /* AF is undefined behind the logical instructions. */
 #define COMPARED (X86_ARITH_FLAGS & ~X86_AF)
 
@@ -164,6 +165,57 @@ static void random_programs(void **state)
 	end(ft, &translate_engine);
 }
 
+/* 1: random instructions; dec dword [COUNTER]; jnz, jg or jns 1b; random instructions; hlt */
+static unsigned random_loop(uint8_t *p)
+{
+	unsigned n = 0, head, body = 1 + rnd() % 10;
+
+	n += random_insn(p + n);
+	head = n;
+	for (unsigned k = 0; k < body; k++)
+		n += random_insn(p + n);
+	memcpy(p + n, (const uint8_t[]){ 0xff, 0x0c, 0x25 }, 3);
+	guest_store32(p + n + 3, COUNTER);
+	n += 7;
+	p[n++] = (const uint8_t[]){ 0x75, 0x7f, 0x79 }[rnd() % 3];
+	p[n] = (uint8_t)(head - n - 1);
+	n++;
+	for (unsigned k = 0; k < 3; k++)
+		n += random_insn(p + n);
+	p[n++] = 0xf4;
+	return n;
+}
+
+static void random_loops(void **state)
+{
+	struct fake *fi = world(&interp_engine), *ft = world(&translate_engine);
+	static struct result a, b;
+	uint8_t code[PROGRAM_MAX];
+	uint64_t gpr[16];
+
+	(void)state;
+	for (unsigned round = 0; round < 3000; round++) {
+		unsigned n = random_loop(code);
+		uint32_t count = 1 + rnd() % 13;
+
+		for (unsigned k = 0; k < 16; k++)
+			gpr[k] = rnd();
+		gpr[X86_RSI] = DATA + 0x1000 - (rnd() & 0xff);
+		start(fi, code, n, gpr);
+		start(ft, code, n, gpr);
+		fake_poke32(fi, COUNTER, count);
+		fake_poke32(ft, COUNTER, count);
+		run(fi, &interp_engine, &a);
+		run(ft, &translate_engine, &b);
+		if (memcmp(&a, &b, sizeof(a)))
+			report(code, n, &a, &b);
+		assert_memory_equal(&a, &b, sizeof(a));
+		assert_int_equal(fi->stat[STAT_INSNS], ft->stat[STAT_INSNS]);
+	}
+	end(fi, &interp_engine);
+	end(ft, &translate_engine);
+}
+
 static struct fake *f;
 static struct x86_cpu *cpu;
 
@@ -266,6 +318,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(random_programs),
+		cmocka_unit_test(random_loops),
 		T(loops_in_translated_code),
 		T(changes_next_instruction),
 		T(changes_linked_code),
