@@ -48,6 +48,14 @@ extern "C" {
 TZ_PUBLIC int tz_open(const char *engine);
 
 /*
+ * Set what is not the KVM API's, for VMs that this system handle creates from now on:
+ *	"code_cache_size"	bytes of each vCPU's code cache, 1 MiB to 1 GiB; without effect on an engine that
+ *				translates no code
+ * 0, or -1 with errno: EBADF no system handle of ours, EINVAL unknown name or value out of range.
+ */
+TZ_PUBLIC int tz_set_option(int system_fd, const char *name, uint64_t value);
+
+/*
  * ioctl(2) on any libtrapeze handle: same requests, structs, results; -1 with errno. EBADF: not one of ours;
  * ENOTTY: a request that is not there. Of bad pointers only NULL gives EFAULT.
  */
@@ -61,11 +69,14 @@ TZ_PUBLIC bool tz_owns(int fd);
 
 /* Counters of a vCPU since its creation. */
 struct tz_stat {
-	const char *name; /* static storage */
+	const char *name; /* lasts until the VM does not */
 	const char *unit; /* "count" or "ns" */
 	uint64_t value;
 };
-/* Fills up to n, returns how many there are, or -1 with errno EBADF. Thread: any. */
+/*
+ * Fills up to n, returns how many there are, or -1 with errno EBADF. Besides fixed ones there are the engine's own,
+ * whose number and order change as the vCPU runs. Thread: any.
+ */
 TZ_PUBLIC int tz_vcpu_stats(int vcpu_fd, struct tz_stat *stats, size_t n);
 
 /*

@@ -15,6 +15,7 @@
 /* What a request gets. ptr is set for requests that take a pointer; it is the client's memory. */
 struct call {
 	const struct tz_engine_ops *engine; /* system handles */
+	uint64_t code_cache_size;           /* system handles: tz_set_option() */
 	struct vm *vm;                      /* VM and vCPU handles */
 	struct vcpu *vcpu;                  /* vCPU handles */
 	unsigned long arg;

@@ -17,6 +17,7 @@ struct handle {
 	enum handle_kind kind;
 	_Atomic unsigned refs;
 	const struct tz_engine_ops *engine; /* system */
+	_Atomic uint64_t code_cache_size;   /* system: of VMs to come */
 	struct vm *vm;                      /* VM, vCPU: holds a reference */
 	struct vcpu *vcpu;                  /* lives as long as its VM */
 };

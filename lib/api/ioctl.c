@@ -2,7 +2,9 @@
 /* The public entry points: find the handle, find the row, serve. */
 #include <errno.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "api/api.h"
@@ -62,7 +64,9 @@ static int serve_vcpu(const struct request *r, const struct call *c)
 static int serve(struct handle *h, uint32_t number, unsigned long arg)
 {
 	const struct request *r = find_request(h->kind, number);
-	struct call c = { .engine = h->engine, .vm = h->vm, .vcpu = h->vcpu, .arg = arg };
+	struct call c = {
+		.engine = h->engine, .code_cache_size = h->code_cache_size, .vm = h->vm, .vcpu = h->vcpu, .arg = arg
+	};
 	int err;
 
 	if (!r)
@@ -111,6 +115,43 @@ TZ_PUBLIC int tz_open(const char *engine)
 	return fd;
 }
 
+struct option_row {
+	const char *name;
+	uint64_t min, max;
+	size_t offset; /* in struct handle */
+};
+
+static const struct option_row options[] = {
+	{ "code_cache_size", ENGINE_CODE_CACHE_MIN, ENGINE_CODE_CACHE_MAX, offsetof(struct handle, code_cache_size) },
+};
+
+static int set_option(struct handle *h, const char *name, uint64_t value)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
+		const struct option_row *o = &options[i];
+
+		if (strcmp(name, o->name) != 0)
+			continue;
+		if (value < o->min || value > o->max)
+			return -EINVAL;
+		atomic_store((_Atomic uint64_t *)((char *)h + o->offset), value);
+		return 0;
+	}
+	return -EINVAL;
+}
+
+TZ_PUBLIC int tz_set_option(int system_fd, const char *name, uint64_t value)
+{
+	struct handle *h = handle_get(system_fd);
+	int err = -EBADF;
+
+	if (h && h->kind == HANDLE_SYSTEM)
+		err = name ? set_option(h, name, value) : -EINVAL;
+	if (h)
+		handle_put(h);
+	return err ? fail(err) : 0;
+}
+
 TZ_PUBLIC int tz_close(int fd)
 {
 	int err = handle_close(fd);
@@ -143,6 +184,8 @@ static struct handle *get_vcpu_handle(int fd)
 TZ_PUBLIC int tz_vcpu_stats(int vcpu_fd, struct tz_stat *stats, size_t n)
 {
 	struct handle *h = get_vcpu_handle(vcpu_fd);
+	struct engine_stat rows[ENGINE_STATS_MAX];
+	size_t count = 0;
 
 	if (!h)
 		return -1;
@@ -150,8 +193,13 @@ TZ_PUBLIC int tz_vcpu_stats(int vcpu_fd, struct tz_stat *stats, size_t n)
 		stats[i] = (struct tz_stat){ .name = stat_info[i].name,
 					     .unit = stat_info[i].unit,
 					     .value = __atomic_load_n(&h->vcpu->stat[i], __ATOMIC_RELAXED) };
+	if (h->vm->engine->stats)
+		count = h->vm->engine->stats(&h->vcpu->cpu, rows, ENGINE_STATS_MAX);
+	for (size_t i = 0; i < count && STAT_COUNT + i < n; i++)
+		stats[STAT_COUNT + i] =
+			(struct tz_stat){ .name = rows[i].name, .unit = "count", .value = rows[i].value };
 	handle_put(h);
-	return STAT_COUNT;
+	return (int)(STAT_COUNT + count);
 }
 
 TZ_PUBLIC const char *tz_vcpu_error(int vcpu_fd)

@@ -31,6 +31,7 @@ static int create_vm(const struct call *c)
 		close(fd);
 		return err;
 	}
+	vm->code_cache_size = c->code_cache_size;
 	err = handle_install(fd, HANDLE_VM, NULL, vm, NULL);
 	if (err) {
 		close(fd);

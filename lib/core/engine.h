@@ -8,6 +8,17 @@
 
 #include "x86/cpu.h"
 
+/* Bytes of memory for code that an engine makes, where it makes any. */
+#define ENGINE_CODE_CACHE_MIN (UINT64_C(1) << 20)
+#define ENGINE_CODE_CACHE_MAX (UINT64_C(1) << 30)
+
+#define ENGINE_STATS_MAX 20
+/* A counter of the engine's own, besides those of base/stats.def. */
+struct engine_stat {
+	const char *name; /* lasts as long as the vCPU */
+	uint64_t value;
+};
+
 struct tz_engine_ops {
 	const char *name; /* as in --accel */
 
@@ -28,6 +39,9 @@ struct tz_engine_ops {
 
 	/* Memory slots, CPUID or state were replaced from outside: forget derived code. vCPU not running. */
 	void (*invalidate)(struct x86_cpu *cpu);
+
+	/* Counters of its own: fills up to max, returns how many. NULL: it has none. Thread: any. */
+	unsigned (*stats)(struct x86_cpu *cpu, struct engine_stat *rows, unsigned max);
 };
 
 /* All engines, in the order `auto` prefers them; NULL-terminated (engine_list.c). */

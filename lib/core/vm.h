@@ -20,6 +20,7 @@
 
 struct vm {
 	const struct tz_engine_ops *engine; /* constant */
+	uint64_t code_cache_size;           /* of vCPUs, constant after creation; 0: as the engine likes */
 	_Atomic unsigned refs;
 	struct mem mem;
 	struct vm_sync sync;

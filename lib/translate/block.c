@@ -79,10 +79,11 @@ static void decode_all(struct builder *b, unsigned offset)
 {
 	while (b->count < TRANSLATE_BLOCK_INSNS && offset < TZ_PAGE_SIZE) {
 		struct insn *i = &b->insn[b->count];
-		struct interp_insn *ii = translate_alloc(b->t, sizeof(*ii));
+		struct interp_insn *ii = translate_insn_alloc(b->t);
 
 		if (!decode(b, offset, i, ii))
 			break;
+		translate_insn_count(ii);
 		offset += ii->len;
 		b->count++;
 		if (i->kind >= KIND_JCC || ii->ends_block)

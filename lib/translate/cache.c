@@ -19,9 +19,9 @@ static int map_code(struct translate *t)
 		fd = memfd_create("trapeze-code", MFD_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	if (!ftruncate(fd, TRANSLATE_CODE_SIZE)) {
-		t->rw = mmap(NULL, TRANSLATE_CODE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		t->rx = mmap(NULL, TRANSLATE_CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	if (!ftruncate(fd, t->code_size)) {
+		t->rw = mmap(NULL, t->code_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		t->rx = mmap(NULL, t->code_size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
 	}
 	close(fd);
 	return t->rw == MAP_FAILED || t->rx == MAP_FAILED ? -ENOMEM : 0;
@@ -31,9 +31,13 @@ int translate_cache_create(struct translate *t)
 {
 	int err;
 
+	t->code_size = t->cpu->code_cache_size ? (uint32_t)t->cpu->code_cache_size & ~(uint32_t)TZ_PAGE_MASK
+					       : TRANSLATE_CODE_SIZE;
+	/* Blocks are somewhat smaller than their code. */
+	t->arena_size = t->code_size / 4 * 3;
 	t->rw = t->rx = MAP_FAILED;
-	t->arena = mmap(NULL, TRANSLATE_ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-			-1, 0);
+	t->arena =
+		mmap(NULL, t->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	err = t->arena == MAP_FAILED ? -ENOMEM : map_code(t);
 	if (err)
 		return err;
@@ -48,11 +52,11 @@ int translate_cache_create(struct translate *t)
 void translate_cache_destroy(struct translate *t)
 {
 	if (t->arena && t->arena != MAP_FAILED)
-		munmap(t->arena, TRANSLATE_ARENA_SIZE);
+		munmap(t->arena, t->arena_size);
 	if (t->rw && t->rw != MAP_FAILED)
-		munmap(t->rw, TRANSLATE_CODE_SIZE);
+		munmap(t->rw, t->code_size);
 	if (t->rx && t->rx != MAP_FAILED)
-		munmap(t->rx, TRANSLATE_CODE_SIZE);
+		munmap(t->rx, t->code_size);
 }
 
 void translate_wipe(struct translate *t)
@@ -64,12 +68,12 @@ void translate_wipe(struct translate *t)
 	t->used = t->fixed;
 	t->arena_used = 0;
 	t->wipes++;
+	STAT_INC(t->cpu, TRANSLATE_WIPES);
 }
 
 bool translate_room(const struct translate *t)
 {
-	return t->used + TRANSLATE_BLOCK_CODE <= TRANSLATE_CODE_SIZE &&
-	       t->arena_used + TRANSLATE_BLOCK_CODE <= TRANSLATE_ARENA_SIZE;
+	return t->used + TRANSLATE_BLOCK_CODE <= t->code_size && t->arena_used + TRANSLATE_BLOCK_CODE <= t->arena_size;
 }
 
 void *translate_alloc(struct translate *t, size_t size)
@@ -110,6 +114,11 @@ void translate_jump_insert(struct translate *t, unsigned mmu, uint64_t rip, cons
 		t->jump_used[t->jump_count++] = (uint16_t)n;
 	j->rip = rip;
 	j->code = code;
+}
+
+bool translate_jump_known(const struct translate *t, unsigned mmu, uint64_t rip)
+{
+	return t->frame->jump[mmu][jump_hash(rip)].rip == rip;
 }
 
 /* ---- blocks ---- */
@@ -175,6 +184,7 @@ void translate_link(struct translate *t, struct translate_exit *x, struct transl
 	/* One aligned or not: only this thread executes it, and it is not there now. */
 	guest_store32(x->patch, (uint32_t)((const uint8_t *)to->code - (t->rx + (x->patch + 4 - t->rw))));
 	x->linked = true;
+	STAT_INC(t->cpu, TRANSLATE_LINKS);
 	x->next_in = to->incoming;
 	to->incoming = x;
 }

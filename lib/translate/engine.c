@@ -58,6 +58,7 @@ static void engine_destroy(struct x86_cpu *cpu)
 	interp_cache_destroy(t->interp.cache);
 	if (t->interp.vector)
 		interp_vector_destroy(t->interp.vector);
+	translate_counters_destroy(t->counters);
 	free(t->builder);
 	free(t);
 	cpu->engine_data = NULL;
@@ -71,6 +72,7 @@ static int engine_create(struct x86_cpu *cpu)
 	if (!t)
 		return err;
 	translate_host_init();
+	translate_perf_map_init();
 	gs_direct = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
 	cpu->engine_data = t;
 	t->cpu = cpu;
@@ -78,7 +80,8 @@ static int engine_create(struct x86_cpu *cpu)
 	t->interp.cache = interp_cache_create();
 	t->interp.vector = interp_vector_create();
 	t->builder = calloc(1, sizeof(*t->builder));
-	if (t->interp.cache && t->interp.vector && t->builder)
+	t->counters = translate_counters_create();
+	if (t->interp.cache && t->interp.vector && t->builder && t->counters)
 		err = translate_cache_create(t);
 	if (!err)
 		err = translate_vm_join(t);
@@ -174,8 +177,11 @@ static struct translate_block *block_at_rip(struct x86_cpu *cpu, struct translat
 		translate_page_check(t, e->gpa, (const uint8_t *)e->host);
 		b = translate_find(t, key);
 	}
-	if (unlikely(!b))
+	if (unlikely(!b)) {
 		b = translate_block_make(t, key, (const uint8_t *)e->host);
+		if (b)
+			translate_perf_map(t, b->code, rip);
+	}
 	if (likely(b))
 		translate_jump_insert(t, (unsigned)mode & TRANSLATE_MODE_MMU, rip, b->code);
 	return b;
@@ -209,6 +215,8 @@ static void run_translated(struct x86_cpu *cpu, struct translate *t)
 		struct translate_block *b;
 
 		refresh(cpu, t, mode);
+		if (!x && !translate_jump_known(t, (unsigned)mode & TRANSLATE_MODE_MMU, cpu->rip))
+			STAT_INC(cpu, TRANSLATE_JUMP_MISSES);
 		b = block_at_rip(cpu, t, mode);
 		if (!b) {
 			run_interp_block(cpu, t);
@@ -319,4 +327,5 @@ const struct tz_engine_ops translate_engine = {
 	.vcpu_destroy = engine_destroy,
 	.run = engine_run,
 	.invalidate = engine_invalidate,
+	.stats = translate_counters_read,
 };

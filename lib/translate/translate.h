@@ -26,11 +26,11 @@
 #ifndef TZ_TRANSLATE_TRANSLATE_H
 #define TZ_TRANSLATE_TRANSLATE_H
 
+#include "core/engine.h"
 #include "interp/interp.h"
 #include "x86/tlb.h"
 
-#define TRANSLATE_CODE_SIZE (32u << 20)
-#define TRANSLATE_ARENA_SIZE (24u << 20)
+#define TRANSLATE_CODE_SIZE (32u << 20) /* unless the client says otherwise */
 #define TRANSLATE_BLOCK_INSNS 48
 #define TRANSLATE_BLOCK_CODE (48u << 10) /* more than any block takes */
 #define TRANSLATE_HASH_BITS 15
@@ -54,6 +54,7 @@ struct translate_frame {
 _Static_assert(sizeof(struct translate_frame) <= X86_TLB_ENGINE_SIZE, "must fit");
 
 struct translate_block;
+struct translate_counters;
 struct builder;
 
 /* A direct jump to another block of the same page: to `stub` until it is linked. */
@@ -106,10 +107,10 @@ struct translate {
 	struct translate *next; /* of the VM */
 
 	uint8_t *rw, *rx; /* the code cache, mapped twice: never writable and executable */
-	uint32_t used, fixed;
+	uint32_t used, fixed, code_size;
 	uint64_t wipes; /* since creation: what pointed to blocks before the last one is dead */
 	uint8_t *arena;
-	size_t arena_used;
+	size_t arena_used, arena_size;
 	struct translate_block *hash[1u << TRANSLATE_HASH_BITS];
 	struct translate_page *page[1u << TRANSLATE_PAGE_BITS];
 	uint16_t owned[X86_TLB_CODE_WORDS * 64]; /* live blocks by hash of their page; others look at != 0 */
@@ -123,6 +124,7 @@ struct translate {
 	unsigned left;           /* instructions of the block not completed, while one runs as interp_insn */
 
 	uint64_t op_rip; /* where that one is */
+	struct translate_counters *counters;
 
 	/* Writes by other vCPUs to pages this one has code of. Under the registry's lock. */
 	_Atomic unsigned mail_count;
@@ -157,6 +159,7 @@ struct translate_block *translate_find(struct translate *t, uint64_t key);
 void translate_insert(struct translate *t, struct translate_block *b);
 void translate_link(struct translate *t, struct translate_exit *x, struct translate_block *to);
 void translate_jump_insert(struct translate *t, unsigned mmu, uint64_t rip, const void *code);
+bool translate_jump_known(const struct translate *t, unsigned mmu, uint64_t rip);
 void translate_jump_clear(struct translate *t);
 /* Compare all blocks of a page with memory, drop those that differ. */
 void translate_page_check(struct translate *t, uint64_t gpa, const uint8_t *host);
@@ -173,6 +176,20 @@ void translate_written(struct x86_cpu *cpu, gpa_t gpa, unsigned len); /* tlb->co
 void translate_mail_read(struct translate *t);
 /* cache.c, for vm.c: drop the blocks that depend on these bytes. True if there were any. */
 bool translate_drop(struct translate *t, uint64_t gpa, unsigned len);
+
+/* ---- counters.c ---- */
+struct translate_counters *translate_counters_create(void); /* NULL: no memory */
+void translate_counters_destroy(struct translate_counters *c);
+/* An instruction of a block, in the arena: each run of it by interp is counted by its mnemonic. */
+struct interp_insn *translate_insn_alloc(struct translate *t);
+void translate_insn_count(struct interp_insn *i);
+/* The most frequent ones. Names last as long as the counters. Thread: any. */
+unsigned translate_counters_read(struct x86_cpu *cpu, struct engine_stat *rows, unsigned max);
+
+/* ---- perf_map.c ---- */
+/* For perf(1), where the environment asks for it: `code` is the translation of the guest's code at rip. */
+void translate_perf_map_init(void);
+void translate_perf_map(struct translate *t, const void *code, uint64_t rip);
 
 /* ---- stubs.c ---- */
 void translate_stubs_create(struct translate *t);

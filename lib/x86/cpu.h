@@ -233,6 +233,7 @@ struct x86_cpu {
 	const struct x86_platform_ops *ops;
 	void *owner;                           /* core's struct vcpu */
 	void *engine_data;                     /* the engine's own */
+	uint64_t code_cache_size;              /* bytes, for an engine that makes code; 0: as it likes */
 	uint64_t *stat;                        /* STAT_* counters (base/stats.def), written by the vCPU thread only */
 	uint64_t run_request;                  /* client wants X86_EXIT_IRQ_WINDOW when nonzero */
 	bool guest_debug_step, guest_debug_bp; /* KVM_SET_GUEST_DEBUG; #DB/#BP go to the client */

@@ -137,3 +137,16 @@ def test_kernel_without_root_panics_and_reboots(guest_dir, engine):
     done = run("run", "--accel", engine, "--no-reboot", "--kernel", guest_dir / "vmlinuz", "--append",
                "console=ttyS0 panic=-1")
     assert done.returncode in (0, 1) and "Kernel panic" in done.stdout
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_smallest_code_cache(guest_dir, engine, cpus):
+    """A cache that the kernel's code overflows time and again: nothing of it may outlive its translation."""
+    if engine != "translate":
+        pytest.skip(f"{engine} has no code cache")
+    status, out, err = piped_shell(
+        ["run", "--accel", engine, "--code-cache", "1M", "--stats", "--cpus", cpus, "--kernel", guest_dir / "vmlinuz",
+         "--initrd", guest_dir / "initrd.cpio", "--append", "console=ttyS0"], b"nproc | sed 's/^/cpus=/'\nexit\n")
+    assert status == 0 and b"cpus=%d" % cpus in out
+    assert [line for line in out.decode(errors="replace").splitlines() if COMPLAINTS.search(line)] == []
+    assert int(re.search(rb"translator_cache_wipes\s+(\d+)", err).group(1)) > 10

@@ -2,6 +2,7 @@
 /* The KVM API as a client sees it: handles, requests and their errors, system and VM. */
 #include "apifix.h"
 
+#include <stdio.h>
 #include <sys/resource.h>
 
 /* ---- handles ---- */
@@ -27,6 +28,56 @@ static void test_open_and_close(void **state)
 	assert_string_equal(tz_engine_names()[0], "translate"); /* best first */
 	assert_string_equal(tz_engine_names()[1], "interp");
 	assert_null(tz_engine_names()[2]);
+}
+
+/* Does the translator's mapping for code have this size? The VM with its one vCPU is made and closed. */
+static bool code_mapped(int sys, unsigned long size)
+{
+	int vm = tz_ioctl(sys, KVM_CREATE_VM, 0), vcpu;
+	bool found = false;
+	char line[512];
+	FILE *maps;
+
+	assert_true(vm >= 0);
+	vcpu = tz_ioctl(vm, KVM_CREATE_VCPU, 0);
+	assert_true(vcpu >= 0);
+	maps = fopen("/proc/self/maps", "r");
+	assert_non_null(maps);
+	while (fgets(line, sizeof(line), maps)) {
+		unsigned long from, to;
+
+		if (strstr(line, "trapeze-code") && sscanf(line, "%lx-%lx", &from, &to) == 2)
+			found = found || to - from == size;
+	}
+	fclose(maps);
+	OK(tz_close(vcpu));
+	OK(tz_close(vm));
+	return found;
+}
+
+static void test_options(void **state)
+{
+	int sys = tz_open("translate"), other = tz_open("interp"), vm;
+
+	(void)state;
+	assert_true(sys >= 0 && other >= 0);
+	assert_true(code_mapped(sys, 32ul << 20));
+	OK(tz_set_option(sys, "code_cache_size", 1 << 20));
+	assert_true(code_mapped(sys, 1ul << 20));
+	assert_false(code_mapped(sys, 32ul << 20));
+	FAILS(tz_set_option(sys, "code_cache_size", (1 << 20) - 1), EINVAL);
+	FAILS(tz_set_option(sys, "code_cache_size", (UINT64_C(1) << 30) + 1), EINVAL);
+	FAILS(tz_set_option(sys, "code_cache", 1 << 20), EINVAL);
+	FAILS(tz_set_option(sys, NULL, 1 << 20), EINVAL);
+	assert_true(code_mapped(sys, 1ul << 20));
+	OK(tz_set_option(other, "code_cache_size", 1 << 20)); /* accepted, without effect */
+	assert_false(code_mapped(other, 1ul << 20));
+	vm = tz_ioctl(sys, KVM_CREATE_VM, 0);
+	FAILS(tz_set_option(vm, "code_cache_size", 1 << 20), EBADF);
+	FAILS(tz_set_option(0, "code_cache_size", 1 << 20), EBADF);
+	OK(tz_close(vm));
+	OK(tz_close(sys));
+	OK(tz_close(other));
 }
 
 /* Closed with close(2), the number comes back for something of ours: the table must not be confused. */
@@ -348,6 +399,7 @@ int main(void)
 #define TEST_IRQCHIP(name) cmocka_unit_test_setup_teardown(name, setup_irqchip, teardown)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_open_and_close),
+		cmocka_unit_test(test_options),
 		cmocka_unit_test(test_stale_descriptor),
 		cmocka_unit_test(test_vm_lives_while_a_vcpu_handle_does),
 		TEST(test_unknown_requests),

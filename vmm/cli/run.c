@@ -27,6 +27,8 @@ static const char help_text[] =
 	"                    CPU model by QEMU's names (default host; --cpu help lists them)\n"
 	"  --accel NAME      auto, kvm or an engine of libtrapeze (default auto: kvm where\n"
 	"                    VT-x or AMD-V backs it, else the best engine)\n"
+	"  --code-cache SIZE memory for translated guest code, each vCPU's (default 32M, at least\n"
+	"                    1M); without effect but with --accel translate\n"
 	"  --serial WHERE    stdio, file:PATH or none (default stdio)\n"
 	"  --device NAME[,KEY=VALUE…]\n"
 	"                    add a device (--device help lists them); may be repeated\n"
@@ -107,6 +109,19 @@ static int option_cpus(struct machine_config *c, const char *value)
 		return -EINVAL;
 	}
 	c->cpus = (unsigned)n;
+	return 0;
+}
+
+static int option_code_cache(struct machine_config *c, const char *value)
+{
+	int err = parse_size(value, &c->code_cache);
+
+	if (err == -EINVAL)
+		return bad("--code-cache", value, "not a size (examples: 32M, 1M)");
+	if (err || c->code_cache > MACHINE_CODE_CACHE_MAX)
+		return bad("--code-cache", value, "too large, must be at most 1G");
+	if (c->code_cache < MACHINE_CODE_CACHE_MIN)
+		return bad("--code-cache", value, "too small, must be at least 1M");
 	return 0;
 }
 
@@ -194,6 +209,7 @@ static const struct option_row options[] = {
 	{ "--cpus", true, option_cpus, NULL },
 	{ "--cpu", true, option_cpu, cpu_model_names },
 	{ "--accel", true, option_accel, accel_names },
+	{ "--code-cache", true, option_code_cache, NULL },
 	{ "--serial", true, option_serial, NULL },
 	{ "--device", true, option_device, board_device_names },
 	{ "--no-reboot", false, option_no_reboot, NULL },
@@ -272,6 +288,7 @@ int cmd_run(int argc, char **argv)
 		.cpus = 1,
 		.cpu_model = "host",
 		.accel = "auto",
+		.code_cache = UINT64_C(32) << 20,
 		.serial = SERIAL_STDIO,
 	};
 	int done = parse_options(&config, argc, argv);

@@ -107,6 +107,13 @@ void accel_close(struct accel *accel)
 	accel->system_fd = -1;
 }
 
+int accel_set_code_cache(const struct accel *accel, uint64_t size)
+{
+	if (accel->software && tz_set_option(accel->system_fd, "code_cache_size", size))
+		return -errno;
+	return 0;
+}
+
 int accel_capability(const struct accel *accel, int cap)
 {
 	int value = accel->ioctl(accel->system_fd, KVM_CHECK_EXTENSION, (uintptr_t)cap);

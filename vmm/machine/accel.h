@@ -28,6 +28,9 @@ void accel_close(struct accel *accel);
 /* The names that choice may take, NULL-terminated, for --help and messages. */
 const char *const *accel_names(void);
 
+/* Bytes of code cache for each vCPU of the VMs to come, where the accelerator has one. 0, -EINVAL: out of range. */
+int accel_set_code_cache(const struct accel *accel, uint64_t size);
+
 /* A KVM_CHECK_EXTENSION of the system handle. */
 int accel_capability(const struct accel *accel, int cap);
 

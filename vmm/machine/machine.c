@@ -424,6 +424,12 @@ static int machine_open(struct machine *m)
 		err = image_open(&m->initrd, "initrd", c->initrd);
 	if (!err)
 		err = accel_open(c->accel, &m->accel);
+	if (!err) {
+		err = accel_set_code_cache(&m->accel, c->code_cache);
+		if (err)
+			msg_error("--code-cache: the accelerator %s does not take it: %s", m->accel.name,
+				  strerror(-err));
+	}
 	if (!err)
 		err = cpu_model_create(&m->accel, c->cpu_model, &m->cpu_model);
 	if (!err)

@@ -10,6 +10,8 @@
 
 #define MACHINE_CPUS_MAX 64
 #define MACHINE_DEVICES_MAX 32
+#define MACHINE_CODE_CACHE_MIN (UINT64_C(1) << 20)
+#define MACHINE_CODE_CACHE_MAX (UINT64_C(1) << 30)
 #define MACHINE_MEMORY_MIN (UINT64_C(1) << 20)
 
 enum serial_kind { SERIAL_STDIO, SERIAL_FILE, SERIAL_NONE };
@@ -22,6 +24,7 @@ struct machine_config {
 	unsigned cpus;
 	const char *cpu_model;
 	const char *accel;
+	uint64_t code_cache; /* bytes a vCPU */
 	enum serial_kind serial;
 	const char *serial_path;
 	const char *devices[MACHINE_DEVICES_MAX + 1]; /* NULL-terminated */
