@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Debian's stock kernel, booted to a shell and driven there."""
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -130,6 +131,31 @@ def test_stats_and_quiet_stderr(guest_dir, engine):
     assert status == 0 and "vCPU 0" in stats and "exits to the monitor: io" in stats
     if engine != "kvm":
         assert int(re.search(r"instructions\s+(\d+)", stats).group(1)) > 10_000_000
+    if engine == "translate":
+        fallbacks = [int(n) for n in re.findall(r"interp fallback \w+\s+(\d+)", stats)]
+        total = int(re.search(r"translator_interp_insns\s+(\d+)", stats).group(1))
+        assert 1 < len(fallbacks) <= 20 and fallbacks == sorted(fallbacks, reverse=True)
+        assert total * 0.8 < sum(fallbacks) <= total
+        assert re.search(r"translator_chain_links\s+[1-9]", stats)
+        assert re.search(r"translator_jump_cache_misses\s+[1-9]", stats)
+
+
+def test_perf_map_on_request(guest_dir, engine):
+    if engine != "translate":
+        pytest.skip(f"{engine} has no translated blocks")
+    process = subprocess.Popen([TRAPEZE, "run", "--accel", engine, "--no-reboot", "--stats", "--kernel",
+                                guest_dir / "vmlinuz", "--append", "console=ttyS0 panic=-1"], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               env={**os.environ, "TRAPEZE_PERF_MAP": "1"})
+    path = pathlib.Path(f"/tmp/perf-{process.pid}.map")
+    try:
+        _, err = process.communicate(timeout=PATIENCE)
+        lines = path.read_text().splitlines()
+    finally:
+        process.kill()
+        path.unlink(missing_ok=True)
+    assert all(re.fullmatch(r"[0-9a-f]+ [0-9a-f]+ guest_[0-9a-f]+", line) for line in lines)
+    assert len(lines) == int(re.search(rb"blocks_translated\s+(\d+)", err).group(1))
 
 
 def test_kernel_without_root_panics_and_reboots(guest_dir, engine):
