@@ -269,6 +269,19 @@ static void changes_linked_code(void **state)
 	assert_int_equal(cpu->gpr[X86_RAX], 100 + 1 - 9);
 }
 
+/* A block that loops to itself and patches itself: the next round sees it. */
+static void changes_own_loop(void **state)
+{
+	(void)state;
+	/* mov ecx, 10; 1: inc eax; dec ecx; movb $0xc8, (rbx); jnz 1b; hlt */
+	CODE(0xb9, 10, 0, 0, 0, 0xff, 0xc0, 0xff, 0xc9, 0xc6, 0x03, 0xc8, 0x75, 0xf7, 0xf4);
+	cpu->gpr[X86_RBX] = FAKE_CODE + 6;
+	cpu->gpr[X86_RAX] = 100;
+	assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);
+	assert_int_equal(cpu->gpr[X86_RAX], 100 + 1 - 9);
+	assert_int_equal(f->stat[STAT_INSNS], 1 + 40 + 1);
+}
+
 static void sees_foreign_writes(void **state)
 {
 	(void)state;
@@ -322,6 +335,7 @@ int main(void)
 		T(loops_in_translated_code),
 		T(changes_next_instruction),
 		T(changes_linked_code),
+		T(changes_own_loop),
 		T(sees_foreign_writes),
 		T(bad_return_is_precise),
 		T(cache_is_bounded),
