@@ -11,6 +11,19 @@
 #define MFD_EXEC 0x0010u /* Linux 6.3: needed where vm.memfd_noexec is set */
 #endif
 
+/* perf(1) asks its map only about memory without a file, or /dev/zero, as which shared anonymous memory appears. */
+static int map_code_for_perf(struct translate *t)
+{
+	t->rw = mmap(NULL, t->code_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (t->rw == MAP_FAILED)
+		return -ENOMEM;
+	/* Of length 0: a second mapping of the same pages (mremap(2)). */
+	t->rx = mremap(t->rw, 0, t->code_size, MREMAP_MAYMOVE);
+	if (t->rx == MAP_FAILED || mprotect(t->rx, t->code_size, PROT_READ | PROT_EXEC))
+		return -ENOMEM;
+	return 0;
+}
+
 static int map_code(struct translate *t)
 {
 	int fd = memfd_create("trapeze-code", MFD_CLOEXEC | MFD_EXEC);
@@ -38,7 +51,7 @@ int translate_cache_create(struct translate *t)
 	t->rw = t->rx = MAP_FAILED;
 	t->arena =
 		mmap(NULL, t->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	err = t->arena == MAP_FAILED ? -ENOMEM : map_code(t);
+	err = t->arena == MAP_FAILED ? -ENOMEM : translate_perf_map_init() ? map_code_for_perf(t) : map_code(t);
 	if (err)
 		return err;
 	translate_stubs_create(t);

@@ -72,7 +72,6 @@ static int engine_create(struct x86_cpu *cpu)
 	if (!t)
 		return err;
 	translate_host_init();
-	translate_perf_map_init();
 	gs_direct = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
 	cpu->engine_data = t;
 	t->cpu = cpu;

@@ -30,11 +30,12 @@ static void open_map(void)
 		tz_log(TZ_LOG_ERROR, "TRAPEZE_PERF_MAP: cannot create %s: %s", path, strerror(errno));
 }
 
-void translate_perf_map_init(void)
+bool translate_perf_map_init(void)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 	pthread_once(&once, open_map);
+	return map_fd >= 0;
 }
 
 void translate_perf_map(struct translate *t, const void *code, uint64_t rip)

@@ -188,7 +188,7 @@ unsigned translate_counters_read(struct x86_cpu *cpu, struct engine_stat *rows, 
 
 /* ---- perf_map.c ---- */
 /* For perf(1), where the environment asks for it: `code` is the translation of the guest's code at rip. */
-void translate_perf_map_init(void);
+bool translate_perf_map_init(void); /* is it wanted? */
 void translate_perf_map(struct translate *t, const void *code, uint64_t rip);
 
 /* ---- stubs.c ---- */
