@@ -43,10 +43,11 @@ static void wake(void *ctx)
 	woken++;
 }
 
-static void failed(void *ctx)
+static bool failed(void *ctx)
 {
 	(void)ctx;
 	broken++;
+	return true;
 }
 
 struct fixture {

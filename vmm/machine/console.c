@@ -45,10 +45,8 @@ static void console_write(struct chardev *dev, const uint8_t *data, unsigned len
 	if (console->out_fd < 0 || atomic_load(&console->broken))
 		return;
 	err = write_all(console->out_fd, data, len, &console->stopping);
-	if (err && !atomic_exchange(&console->broken, true)) {
+	if (err && !atomic_exchange(&console->broken, true) && console->failed(console->ctx))
 		msg_error("cannot write the guest's console to %s: %s", console->out_name, strerror(-err));
-		console->failed(console->ctx);
-	}
 }
 
 static void console_room(struct chardev *dev)
@@ -59,7 +57,7 @@ static void console_room(struct chardev *dev)
 }
 
 int console_open(struct console *console, enum serial_kind kind, const char *path, void (*wake)(void *ctx),
-		 void (*failed)(void *ctx), void *ctx)
+		 bool (*failed)(void *ctx), void *ctx)
 {
 	memset(console, 0, sizeof(*console));
 	console->dev.write = console_write;

@@ -23,7 +23,7 @@ struct console {
 	uint8_t queue[CONSOLE_QUEUE]; /* typed, not yet taken by the guest */
 	unsigned queued;
 	void (*wake)(void *ctx);   /* room appeared: make the main loop call console_push */
-	void (*failed)(void *ctx); /* output cannot be written; the message has been given */
+	bool (*failed)(void *ctx); /* output cannot be written; true: nothing else ended the machine before, say so */
 	void *ctx;
 	bool busy; /* the device could not be asked: call console_push again soon */
 	_Atomic bool broken;
@@ -35,7 +35,7 @@ enum console_key { CONSOLE_NONE, CONSOLE_QUIT };
 
 /* 0, or -errno with a message. wake/failed may be called from any thread. Thread: main, as all below. */
 int console_open(struct console *console, enum serial_kind kind, const char *path, void (*wake)(void *ctx),
-		 void (*failed)(void *ctx), void *ctx);
+		 bool (*failed)(void *ctx), void *ctx);
 void console_close(struct console *console);
 
 /* Does the console want its input polled? */

@@ -79,18 +79,20 @@ static void wake_main(void *ctx)
  * The first request wins, and no vCPU enters the guest again. Only the user's wish to end is stronger than the guest's
  * to start over: a guest that resets at once, again and again, must not swallow it.
  */
-static void end_machine(struct machine *m, enum machine_end end, int status)
+static bool end_machine(struct machine *m, enum machine_end end, int status)
 {
-	bool by_user = end == END_QUIT || end == END_SIGNAL;
+	bool by_user = end == END_QUIT || end == END_SIGNAL, first;
 
 	pthread_mutex_lock(&m->lock);
-	if (m->end == END_NONE || (m->end == END_RESET && by_user)) {
+	first = m->end == END_NONE || (m->end == END_RESET && by_user);
+	if (first) {
 		m->end = end;
 		m->status = status;
 	}
 	pthread_mutex_unlock(&m->lock);
 	atomic_store(&m->host.stop, true);
 	wake_main(m);
+	return first;
 }
 
 static void control_request(void *ctx, enum machine_request what, int status)
@@ -110,9 +112,9 @@ static void vcpu_failed(void *ctx)
 	end_machine(ctx, END_FAILED, EXIT_FAILURE);
 }
 
-static void console_failed(void *ctx)
+static bool console_failed(void *ctx)
 {
-	end_machine(ctx, END_FAILED, EXIT_FAILURE);
+	return end_machine(ctx, END_FAILED, EXIT_FAILURE);
 }
 
 /* --- building --- */
@@ -191,8 +193,9 @@ static int create_vm(struct machine *m)
 
 	m->host.vm_fd = m->accel.ioctl(m->accel.system_fd, KVM_CREATE_VM, 0);
 	if (m->host.vm_fd < 0) {
-		msg_error("the accelerator %s cannot create a VM: %s", m->accel.name, strerror(errno));
-		return -errno;
+		err = errno;
+		msg_error("the accelerator %s cannot create a VM: %s", m->accel.name, strerror(err));
+		return -err;
 	}
 	err = vm_ioctl(m, KVM_SET_IDENTITY_MAP_ADDR, (uintptr_t)&identity, "place its identity map");
 	if (!err)
@@ -337,8 +340,9 @@ static void take_signal(struct machine *m)
 		terminal_suspend();
 		return;
 	}
-	msg_error("ended by %s", strsignal((int)info.ssi_signo));
-	end_machine(m, END_SIGNAL, 128 + (int)info.ssi_signo);
+	/* One cause is told: a terminal that goes away fails the console and hangs up. */
+	if (end_machine(m, END_SIGNAL, 128 + (int)info.ssi_signo))
+		msg_error("ended by %s", strsignal((int)info.ssi_signo));
 }
 
 static void main_loop(struct machine *m)
@@ -400,6 +404,7 @@ static int setup_events(struct machine *m)
 {
 	static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP };
 	sigset_t set;
+	int err;
 
 	sigemptyset(&set);
 	for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
@@ -411,8 +416,9 @@ static int setup_events(struct machine *m)
 	m->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (m->signal_fd >= 0 && m->event_fd >= 0)
 		return 0;
-	msg_error("cannot set up events: %s", strerror(errno));
-	return -errno;
+	err = errno;
+	msg_error("cannot set up events: %s", strerror(err));
+	return -err;
 }
 
 static int machine_open(struct machine *m)
