@@ -102,7 +102,7 @@ int vmm_vcpu_create(struct vcpu_host *host, struct vcpu *vcpu, unsigned id, unsi
 	vcpu->id = id;
 	vcpu->fd = accel->ioctl(host->vm_fd, KVM_CREATE_VCPU, id);
 	if (vcpu->fd < 0 || size < (int)sizeof(struct kvm_run)) {
-		err = errno ? -errno : -EINVAL;
+		err = vcpu->fd < 0 ? -errno : -EINVAL;
 		msg_error("cannot create vCPU %u: %s", id, strerror(-err));
 		return err;
 	}
