@@ -82,9 +82,9 @@ class Console:
     PROMPT = "guest# "
 
     def __init__(self, guest_dir, engine, cpus=1, append="", extra=()):
-        self.stderr = None
+        # quiet: the kernel must not speak in the middle of a command's output.
         args = ["run", "--accel", engine, "--cpus", str(cpus), "--kernel", str(guest_dir / "vmlinuz"), "--initrd",
-                str(guest_dir / "initrd.cpio"), "--append", "console=ttyS0 " + append, *extra]
+                str(guest_dir / "initrd.cpio"), "--append", "console=ttyS0 quiet " + append, *extra]
         self.child = pexpect.spawn(str(TRAPEZE), args, timeout=PATIENCE, encoding="utf-8", codec_errors="replace",
                                    dimensions=(50, 200))
         self.child.delaybeforesend = 0
