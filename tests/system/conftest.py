@@ -10,12 +10,23 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / os.environ.get("TRAPEZE_BUILD", "build")
 TRAPEZE = BUILD / "trapeze"
+# make test-long: the tests marked `long` run too.
+LONG = bool(os.environ.get("TRAPEZE_TEST_LONG"))
 # Generous: the machine is shared, and a sanitizer build is an order of magnitude slower.
 PATIENCE = 600 if "asan" in str(BUILD) else 180
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "sanitize: also part of the short run with ASan and UBSan")
+    config.addinivalue_line("markers", "long: only part of make test-long (TRAPEZE_TEST_LONG)")
+
+
+def pytest_collection_modifyitems(config, items):
+    if LONG:
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def hardware_kvm():
