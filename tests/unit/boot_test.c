@@ -198,15 +198,73 @@ static void test_bzimage_placement(void **state)
 	expect_error(f, "needs");
 }
 
-static void test_bzimage_bad(void **state)
+/* Without a 64-bit entry point: protected mode, %esi the only register that says something. */
+static void test_bzimage_32bit(void **state)
+{
+	struct fixture *f = *state;
+	const struct boot_params *params;
+
+	make_bzimage(f)->xloadflags = 0;
+	f->req.initrd = f->initrd;
+	f->req.initrd_size = MIB;
+	assert_int_equal(load(f), 0);
+	assert_int_equal(f->entry.mode, BOOT_PROT32);
+	assert_int_equal(f->entry.rip, 16 * MIB);
+	check_gdt(f, UINT64_C(0x00cf9b000000ffff));
+	assert_true(!f->entry.rbx && !f->entry.rax && !f->entry.rsp && !f->entry.cr3);
+	assert_memory_equal(guest(f, 16 * MIB, PAYLOAD_SIZE), f->image + SETUP_SIZE, PAYLOAD_SIZE);
+	params = guest(f, f->entry.rsi, sizeof(*params));
+	assert_int_equal(params->hdr.code32_start, 16 * MIB);
+	assert_int_equal(params->hdr.ramdisk_size, MIB);
+	assert_int_equal(params->e820_entries, 4);
+	assert_string_equal(guest(f, params->hdr.cmd_line_ptr, 100), "console=ttyS0");
+	/* A payload that ends before the 64-bit entry point would be. */
+	make_bzimage(f)->xloadflags = 0;
+	((struct setup_header *)(f->image + 0x1f1))->syssize = 0x100 / 16;
+	f->req.kernel_size = SETUP_SIZE + 0x100;
+	assert_int_equal(load(f), 0);
+}
+
+/* Fields that came with a later version of the protocol say nothing. */
+static void test_bzimage_old(void **state)
 {
 	struct fixture *f = *state;
 	struct setup_header *h = make_bzimage(f);
+	const struct boot_params *params;
+	char line[300];
 
-	h->xloadflags = 0;
-	expect_error(f, "32-bit kernel");
-	make_bzimage(f)->version = 0x20b;
-	expect_error(f, "boot protocol 2.11");
+	h->version = 0x20b; /* xloadflags are of 2.12 */
+	assert_int_equal(load(f), 0);
+	assert_int_equal(f->entry.mode, BOOT_PROT32);
+	assert_int_equal(f->entry.rip, 16 * MIB);
+	h->version = 0x209; /* pref_address and init_size of 2.10 */
+	h->init_size = 0xffffffff;
+	assert_int_equal(load(f), 0);
+	assert_int_equal(f->entry.rip, MIB);
+	h->version = 0x205; /* cmdline_size of 2.06 */
+	memset(line, 'x', sizeof(line));
+	line[255] = '\0';
+	f->req.append = line;
+	assert_int_equal(load(f), 0);
+	line[255] = 'x';
+	line[256] = '\0';
+	expect_error(f, "this kernel takes 255");
+	line[255] = '\0';
+	h->version = 0x202; /* initrd_addr_max of 2.03 */
+	h->initrd_addr_max = 0;
+	f->req.initrd = f->initrd;
+	f->req.initrd_size = MIB;
+	assert_int_equal(load(f), 0);
+	params = guest(f, f->entry.rsi, sizeof(*params));
+	assert_int_equal(params->hdr.ramdisk_image, 63 * MIB);
+}
+
+static void test_bzimage_bad(void **state)
+{
+	struct fixture *f = *state;
+
+	make_bzimage(f)->version = 0x201;
+	expect_error(f, "boot protocol 2.01");
 	make_bzimage(f)->boot_flag = 0;
 	expect_error(f, "boot sector");
 	make_bzimage(f)->loadflags = 0;
@@ -610,11 +668,14 @@ static void test_mutations(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_bzimage),         TEST(test_bzimage_placement), TEST(test_bzimage_bad),
-		TEST(test_bzimage_cmdline), TEST(test_initrd_too_large),  TEST(test_pvh),
-		TEST(test_elf_bad),         TEST(test_truncations),       TEST(test_multiboot),
-		TEST(test_multiboot_low),   TEST(test_multiboot_elf64),   TEST(test_multiboot_kludge),
-		TEST(test_multiboot_bad),   TEST(test_mutations),
+		TEST(test_bzimage),          TEST(test_bzimage_placement),
+		TEST(test_bzimage_bad),      TEST(test_bzimage_32bit),
+		TEST(test_bzimage_old),      TEST(test_bzimage_cmdline),
+		TEST(test_initrd_too_large), TEST(test_pvh),
+		TEST(test_elf_bad),          TEST(test_truncations),
+		TEST(test_multiboot),        TEST(test_multiboot_low),
+		TEST(test_multiboot_elf64),  TEST(test_multiboot_kludge),
+		TEST(test_multiboot_bad),    TEST(test_mutations),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

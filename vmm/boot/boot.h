@@ -40,7 +40,7 @@ struct boot_entry {
 };
 
 /*
- * Recognise and load: bzImage (64-bit boot protocol, Linux Documentation/arch/x86/boot.rst), ELF with a
+ * Recognise and load: bzImage (64- or 32-bit boot protocol, Linux Documentation/arch/x86/boot.rst), ELF with a
  * PVH note (Xen PVH start info), Multiboot 1 (ELF or a.out kludge). 0; or -errno with `error` filled:
  * one line naming what and why.
  */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Linux's 64-bit boot protocol (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"). */
+/*
+ * Linux's boot protocol without its real-mode part (Documentation/arch/x86/boot.rst): kernels with a 64-bit entry point
+ * are entered there ("64-bit Boot Protocol"), others as "32-bit Boot Protocol" says.
+ */
 #include <asm/bootparam.h>
 #include <errno.h>
 #include <stddef.h>
@@ -12,7 +15,7 @@
 #define HEADER_MAGIC_OFFSET 0x202
 #define HEADER_LENGTH_BYTE 0x201 /* the header ends that many bytes after the magic's start */
 #define BOOT_FLAG 0xaa55
-#define VERSION_NEEDED 0x20c
+#define VERSION_NEEDED 0x202 /* before it, the command line had another place */
 #define SECTOR 512
 #define SETUP_SECTS_DEFAULT 4
 #define LOADER_UNDEFINED 0xff
@@ -22,17 +25,39 @@
 #define LOAD_LIMIT UINT64_C(0x100000000) /* the entry must be identity-mapped */
 #define VIDEO_MODE_NORMAL 0xffff
 
+/* What holds for kernels older than the field that would say so. */
+#define INITRD_MAX_DEFAULT 0x37ffffff
+#define CMDLINE_SIZE_DEFAULT 255
+
 struct bzimage {
 	struct setup_header header;
 	uint64_t setup_size; /* boot sector and setup code, bytes */
 	uint64_t payload_size;
 	uint64_t load;
+	bool has64; /* a 64-bit entry point */
 };
 
 bool bzimage_match(const struct loader *ld)
 {
 	return loader_in_image(ld, HEADER_MAGIC_OFFSET, 4) &&
 	       !memcmp(ld->req->kernel + HEADER_MAGIC_OFFSET, HEADER_MAGIC, 4);
+}
+
+/* Fields that the header's version does not have hold whatever the kernel's code put there. */
+static void fill_defaults(struct setup_header *h)
+{
+	if (h->version < 0x203)
+		h->initrd_addr_max = INITRD_MAX_DEFAULT;
+	if (h->version < 0x205)
+		h->relocatable_kernel = 0;
+	if (h->version < 0x206)
+		h->cmdline_size = CMDLINE_SIZE_DEFAULT;
+	if (h->version < 0x20a) {
+		h->pref_address = LOAD_LOWEST;
+		h->init_size = 0;
+	}
+	if (h->version < 0x20c)
+		h->xloadflags = 0;
 }
 
 static int read_header(struct loader *ld, struct bzimage *bz)
@@ -49,12 +74,12 @@ static int read_header(struct loader *ld, struct bzimage *bz)
 	if (h->boot_flag != BOOT_FLAG)
 		return loader_fail(ld, "damaged bzImage: no boot sector signature");
 	if (h->version < VERSION_NEEDED)
-		return loader_fail(ld, "boot protocol %u.%02u; 2.12 or later is needed", h->version >> 8,
+		return loader_fail(ld, "boot protocol %u.%02u; 2.02 or later is needed", h->version >> 8,
 				   h->version & 0xff);
 	if (!(h->loadflags & LOADED_HIGH))
 		return loader_fail(ld, "a zImage, loaded low; a bzImage is needed");
-	if (!(h->xloadflags & XLF_KERNEL_64))
-		return loader_fail(ld, "a 32-bit kernel: it has no 64-bit entry point");
+	fill_defaults(h);
+	bz->has64 = h->xloadflags & XLF_KERNEL_64;
 	return 0;
 }
 
@@ -73,7 +98,7 @@ static int measure(struct loader *ld, struct bzimage *bz)
 		return loader_fail(ld, "truncated: %llu KiB of %llu KiB",
 				   (unsigned long long)ld->req->kernel_size >> 10,
 				   (unsigned long long)(bz->setup_size + stated) >> 10);
-	if (bz->payload_size <= ENTRY64_OFFSET)
+	if (bz->has64 && bz->payload_size <= ENTRY64_OFFSET)
 		return loader_fail(ld, "truncated: the file ends before the 64-bit entry point");
 	return 0;
 }
@@ -165,7 +190,9 @@ int bzimage_load(struct loader *ld)
 		err = put_cmdline(ld, &bz, &cmdline);
 	if (!err)
 		err = put_zero_page(ld, &bz, cmdline, initrd);
-	if (!err)
-		err = loader_enter_long64(ld, bz.load + ENTRY64_OFFSET);
-	return err;
+	if (err)
+		return err;
+	/* %ebp, %edi and %ebx are 0 for the 32-bit entry, as all registers are that boot_entry does not name. */
+	return bz.has64 ? loader_enter_long64(ld, bz.load + ENTRY64_OFFSET)
+			: loader_enter_prot32(ld, (uint32_t)bz.load);
 }

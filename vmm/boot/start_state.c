@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Start states: flat segments with the selectors of Linux's 64-bit boot protocol, which PVH and Multiboot do not
+ * Start states: flat segments with the selectors of Linux's boot protocol, which PVH and Multiboot do not
  * mind, and an identity map of the first 4 GiB in 2 MiB pages (any long-mode CPU has these).
  */
 #include <errno.h>
