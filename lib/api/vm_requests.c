@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Requests of a VM handle. */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -148,16 +149,20 @@ static int set_pit2(const struct call *c)
 	return has_pit(c->vm) ? irqchip_set_pit(vm_irqchip(c->vm), c->ptr) : -ENXIO;
 }
 
+/* False: it leads nowhere. */
+static bool set_line(struct irqchip *chip, const struct kvm_irq_level *line)
+{
+	return irqchip_set_line(chip, line->irq, line->level != 0);
+}
+
 /* A GSI without a route is no error: the interrupt goes nowhere, which KVM_IRQ_LINE_STATUS tells. */
 static int irq_line(const struct call *c)
 {
 	struct irqchip *chip = vm_irqchip(c->vm);
-	const struct kvm_irq_level *line = c->ptr;
 
 	if (!chip)
 		return -ENXIO;
-	if (line->irq < IRQCHIP_GSI_COUNT)
-		irqchip_set_line(chip, line->irq, line->level != 0);
+	set_line(chip, c->ptr);
 	return 0;
 }
 
@@ -167,12 +172,94 @@ static int irq_line(const struct call *c)
  */
 static int irq_line_status(const struct call *c)
 {
+	struct irqchip *chip = vm_irqchip(c->vm);
 	struct kvm_irq_level *line = c->ptr;
-	int err = irq_line(c);
 
+	if (!chip)
+		return -ENXIO;
+	line->status = set_line(chip, line) ? 1 : -1;
+	return 0;
+}
+
+static int route_from_client(struct irqchip_route *out, const struct kvm_irq_routing_entry *in)
+{
+	*out = (struct irqchip_route){ .gsi = in->gsi };
+	if (in->flags)
+		return -EINVAL;
+	if (in->type == KVM_IRQ_ROUTING_MSI) {
+		out->kind = IRQCHIP_ROUTE_MSI;
+		out->address = (uint64_t)in->u.msi.address_hi << 32 | in->u.msi.address_lo;
+		out->data = in->u.msi.data;
+		return 0;
+	}
+	if (in->type != KVM_IRQ_ROUTING_IRQCHIP)
+		return -EINVAL;
+	out->pin = in->u.irqchip.pin;
+	switch (in->u.irqchip.irqchip) {
+	case KVM_IRQCHIP_IOAPIC: out->kind = IRQCHIP_ROUTE_IOAPIC; return 0;
+	case KVM_IRQCHIP_PIC_MASTER: break;
+	case KVM_IRQCHIP_PIC_SLAVE: out->pin += 8; break;
+	default: return -EINVAL;
+	}
+	out->kind = IRQCHIP_ROUTE_PIC;
+	return in->u.irqchip.pin < 8 ? 0 : -EINVAL;
+}
+
+static int set_gsi_routing(const struct call *c)
+{
+	struct irqchip *chip = vm_irqchip(c->vm);
+	const struct kvm_irq_routing *table = c->ptr;
+	struct irqchip_route *route;
+	uint32_t count = table->nr;
+	int err = 0;
+
+	if (!chip || count > IRQCHIP_GSI_MAX || table->flags)
+		return -EINVAL;
+	route = calloc(count ? count : 1, sizeof(*route));
+	if (!route)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < count && !err; i++)
+		err = route_from_client(&route[i], &table->entries[i]);
 	if (!err)
-		line->status = line->irq < IRQCHIP_GSI_COUNT ? 1 : -1;
+		err = irqchip_set_routing(chip, route, count);
+	free(route);
 	return err;
+}
+
+static int serve_irqfd(const struct call *c)
+{
+	const struct kvm_irqfd *in = c->ptr;
+
+	if (in->flags & ~(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE))
+		return -EINVAL;
+	if (in->flags & KVM_IRQFD_FLAG_DEASSIGN)
+		return irqfds_remove(c->vm, (int)in->fd, in->gsi);
+	if (!vm_irqchip(c->vm))
+		return in->flags & KVM_IRQFD_FLAG_RESAMPLE ? -EINVAL : -EAGAIN;
+	if (!(in->flags & KVM_IRQFD_FLAG_RESAMPLE))
+		return irqfds_add(c->vm, (int)in->fd, in->gsi, -1);
+	return (int)in->resamplefd < 0 ? -EBADF : irqfds_add(c->vm, (int)in->fd, in->gsi, (int)in->resamplefd);
+}
+
+static int serve_ioeventfd(const struct call *c)
+{
+	const struct kvm_ioeventfd *in = c->ptr;
+	const struct ioeventfd row = {
+		.pio = in->flags & KVM_IOEVENTFD_FLAG_PIO,
+		.any_value = !(in->flags & KVM_IOEVENTFD_FLAG_DATAMATCH),
+		.addr = in->addr,
+		.len = in->len,
+		.match = in->datamatch,
+		.fd = in->fd,
+	};
+	const uint32_t known = KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DATAMATCH | KVM_IOEVENTFD_FLAG_DEASSIGN;
+
+	if (in->flags & ~known || in->addr + in->len < in->addr)
+		return -EINVAL;
+	if (in->len > 8 || (in->len & (in->len - 1)) || (!in->len && !row.any_value))
+		return -EINVAL;
+	return in->flags & KVM_IOEVENTFD_FLAG_DEASSIGN ? ioeventfds_remove(&c->vm->ioeventfds, &row)
+						       : ioeventfds_add(&c->vm->ioeventfds, &row);
 }
 
 static int signal_msi(const struct call *c)
@@ -268,6 +355,9 @@ static const struct request rows[] = {
 	REQUEST(KVM_IRQ_LINE, ARG_PTR, irq_line),
 	REQUEST(KVM_IRQ_LINE_STATUS, ARG_PTR, irq_line_status),
 	REQUEST(KVM_SIGNAL_MSI, ARG_PTR, signal_msi),
+	REQUEST(KVM_SET_GSI_ROUTING, ARG_PTR, set_gsi_routing),
+	REQUEST(KVM_IRQFD, ARG_PTR, serve_irqfd),
+	REQUEST(KVM_IOEVENTFD, ARG_PTR, serve_ioeventfd),
 	REQUEST(KVM_CHECK_EXTENSION, ARG_VALUE, check_extension),
 	REQUEST(KVM_ENABLE_CAP, ARG_PTR, enable_cap),
 	REQUEST(KVM_CREATE_VCPU, ARG_VALUE, create_vcpu),

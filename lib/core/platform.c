@@ -26,7 +26,7 @@ static bool platform_mmio_write(struct x86_cpu *cpu, gpa_t gpa, const void *data
 	else if (chip && irqchip_mmio_match(chip, gpa))
 		irqchip_mmio_write(chip, gpa, data, len);
 	else
-		return false;
+		return ioeventfds_signal(&vcpu_of(cpu)->vm->ioeventfds, false, gpa.v, data, len);
 	return true;
 }
 
@@ -39,9 +39,11 @@ static bool platform_pio_read(struct x86_cpu *cpu, uint16_t port, void *data, un
 
 static bool platform_pio_write(struct x86_cpu *cpu, uint16_t port, const void *data, unsigned len)
 {
-	struct irqchip *chip = vm_irqchip(vcpu_of(cpu)->vm);
+	struct vm *vm = vcpu_of(cpu)->vm;
+	struct irqchip *chip = vm_irqchip(vm);
 
-	return chip && irqchip_pio_write(chip, port, data, len);
+	return (chip && irqchip_pio_write(chip, port, data, len)) ||
+	       ioeventfds_signal(&vm->ioeventfds, true, port, data, len);
 }
 
 /* Without our chips the client's interrupt (KVM_INTERRUPT) is already in cpu->ev: nothing to ask for. */
@@ -177,6 +179,11 @@ static void chip_timer_arm(void *ctx, unsigned timer, uint64_t deadline_ns)
 	timers_arm(&vm->timers, timer, deadline_ns && when >= deadline_ns ? when : UINT64_MAX);
 }
 
+static void chip_eoi(void *ctx, unsigned gsi)
+{
+	irqfds_acked(ctx, gsi);
+}
+
 const struct irqchip_ops vm_irqchip_ops = {
 	.kick = chip_kick,
 	.nmi = chip_nmi,
@@ -187,5 +194,5 @@ const struct irqchip_ops vm_irqchip_ops = {
 	.tsc_now = chip_tsc_now,
 	.tsc_hz = chip_tsc_hz,
 	.timer_arm = chip_timer_arm,
-	.eoi = NULL,
+	.eoi = chip_eoi,
 };

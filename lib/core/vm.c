@@ -23,6 +23,8 @@ int vm_create(const struct tz_engine_ops *engine, struct vm **out)
 	pthread_mutex_init(&vm->lock, NULL);
 	vm_sync_init(vm);
 	vm_clock_init(&vm->clock);
+	ioeventfds_init(&vm->ioeventfds);
+	irqfds_init(vm);
 	*out = vm;
 	return 0;
 }
@@ -32,6 +34,7 @@ static void vm_destroy(struct vm *vm)
 {
 	struct irqchip *chip = vm_irqchip(vm);
 
+	irqfds_fini(vm);
 	timers_stop(&vm->timers);
 	for (unsigned i = 0; i < atomic_load(&vm->vcpu_limit); i++) {
 		struct vcpu *vcpu = atomic_load(&vm->vcpu[i]);
@@ -42,6 +45,7 @@ static void vm_destroy(struct vm *vm)
 	if (chip)
 		irqchip_destroy(chip);
 	timers_fini(&vm->timers);
+	ioeventfds_fini(&vm->ioeventfds);
 	mem_fini(&vm->mem);
 	vm_clock_fini(&vm->clock);
 	vm_sync_fini(vm);

@@ -3,13 +3,16 @@
  * A virtual machine: memory slots, vCPUs, interrupt chips, clock, timers. Errors are negative errno values,
  * the kernel's. Lives while somebody holds a reference (handles and requests under way); its vCPUs live as long.
  *
- * Locks, outermost first: vcpu->lock, vm->lock, mem.lock, the chips' own, sync.lock / timers.lock / clock.lock.
+ * Locks, outermost first: vcpu->lock, vm->lock, mem.lock, irqfds.lock, the chips' own, sync.lock / timers.lock /
+ * clock.lock.
  */
 #ifndef TZ_CORE_VM_H
 #define TZ_CORE_VM_H
 
 #include "core/clock.h"
 #include "core/engine.h"
+#include "core/ioeventfd.h"
+#include "core/irqfd.h"
 #include "core/sync.h"
 #include "core/timer.h"
 #include "core/vcpu.h"
@@ -25,7 +28,9 @@ struct vm {
 	struct mem mem;
 	struct vm_sync sync;
 	struct vm_clock clock;
-	struct vm_timers timers;                 /* with the irqchip */
+	struct vm_timers timers; /* with the irqchip */
+	struct vm_ioeventfds ioeventfds;
+	struct vm_irqfds irqfds;
 	struct irqchip *_Atomic irqchip;         /* made before the first vCPU, or never */
 	struct vcpu *_Atomic vcpu[VM_MAX_VCPUS]; /* by id; only ever filled */
 	_Atomic unsigned vcpu_limit;             /* 1 + highest id */

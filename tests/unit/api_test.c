@@ -168,7 +168,7 @@ static void test_capabilities(void **state)
 	assert_int_equal(tz_ioctl(m->vm, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2), 4096);
 	assert_true(tz_ioctl(m->vm, KVM_CHECK_EXTENSION, KVM_CAP_NR_VCPUS) >= 1);
 	/* Not there, so not told. */
-	assert_int_equal(tz_ioctl(m->sys, KVM_CHECK_EXTENSION, KVM_CAP_IRQFD), 0);
+	assert_int_equal(tz_ioctl(m->sys, KVM_CHECK_EXTENSION, KVM_CAP_SPLIT_IRQCHIP), 0);
 	assert_int_equal(tz_ioctl(m->sys, KVM_CHECK_EXTENSION, KVM_CAP_SET_GUEST_DEBUG), 0);
 	assert_int_equal(tz_ioctl(m->sys, KVM_CHECK_EXTENSION, KVM_CAP_CLOCKSOURCE), 0);
 	assert_int_equal(tz_ioctl(m->sys, KVM_CHECK_EXTENSION, 123456), 0);

@@ -103,6 +103,22 @@ static inline void fakechip_feature(struct x86_cpu *cpu, enum x86_feature f)
 	cpu->cpuid.features[f / 32] |= BIT32(f % 32);
 }
 
+/* As on a PC: GSI 0, the timer's, is pin 2 of the IOAPIC. */
+static inline void fakechip_route_pc(struct irqchip *chip)
+{
+	struct irqchip_route route[40];
+	unsigned n = 0;
+
+	for (unsigned gsi = 0; gsi < 24; gsi++) {
+		if (gsi == 2)
+			continue;
+		route[n++] = (struct irqchip_route){ gsi, IRQCHIP_ROUTE_IOAPIC, gsi ? gsi : 2, 0, 0 };
+		if (gsi < 16)
+			route[n++] = (struct irqchip_route){ gsi, IRQCHIP_ROUTE_PIC, gsi, 0, 0 };
+	}
+	assert_int_equal(irqchip_set_routing(chip, route, n), 0);
+}
+
 static inline struct fakechip *fakechip_create(unsigned cpus)
 {
 	static const struct irqchip_ops ops = {
@@ -124,6 +140,7 @@ static inline struct fakechip *fakechip_create(unsigned cpus)
 	f->cpus = cpus;
 	f->chip = irqchip_create(&ops, f);
 	assert_non_null(f->chip);
+	fakechip_route_pc(f->chip);
 	for (unsigned n = 0; n < cpus; n++) {
 		struct x86_cpu *cpu = aligned_alloc(64, (sizeof(*cpu) + 63) & ~(size_t)63);
 

@@ -150,8 +150,7 @@ static int add_slot(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t siz
 }
 
 /*
- * A PC wires the timer's IRQ 0 to pin 2 of the IOAPIC, as the ACPI tables say. libtrapeze does so by itself; the
- * kernel's default is pin 0 (KVM API 4.52).
+ * A PC wires the timer's IRQ 0 to pin 2 of the IOAPIC, as the ACPI tables say. KVM's default is pin 0 (KVM API 4.52).
  */
 static int set_routing(struct machine *m)
 {
@@ -161,8 +160,6 @@ static int set_routing(struct machine *m)
 	} table = { 0 };
 	struct kvm_irq_routing_entry *e = table.entry;
 
-	if (!accel_capability(&m->accel, KVM_CAP_IRQ_ROUTING))
-		return 0;
 	for (uint32_t gsi = 0; gsi < 16; gsi++) {
 		if (gsi == 2)
 			continue;

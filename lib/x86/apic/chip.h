@@ -26,10 +26,11 @@ struct irqchip {
 	_Atomic unsigned lapic_limit;                   /* ids in use are below */
 	_Atomic unsigned lowest_next;                   /* where the next lowest-priority arbitration begins */
 
-	struct pic_pair pic;     /* lock */
-	struct ioapic ioapic;    /* lock, but for the atomics in it */
-	struct pit pit;          /* lock */
-	_Atomic bool pic_output; /* the master's INT pin: wired to each LINT0 */
+	struct pic_pair pic;      /* lock */
+	struct ioapic ioapic;     /* lock, but for the atomics in it */
+	struct pit pit;           /* lock */
+	struct gsi_table *routes; /* lock */
+	_Atomic bool pic_output;  /* the master's INT pin: wired to each LINT0 */
 	_Atomic bool pit_enabled, speaker_enabled;
 	_Atomic int pit_eoi_vector; /* EOI of this vector acknowledges a PIT tick; -1: none awaited */
 };
@@ -75,6 +76,16 @@ int irqchip_pic_ack(struct irqchip *chip);
 bool irqchip_pulse_pit_locked(struct irqchip *chip);
 /* Bring pic_output up to date with the PICs and tell LINT0. */
 void irqchip_pic_changed_locked(struct irqchip *chip);
+
+/* routing.c */
+int routing_init(struct irqchip *chip); /* the default; -ENOMEM */
+void routing_fini(struct irqchip *chip);
+/* Where a GSI leads, -1: nowhere. */
+int routing_pic_input_locked(const struct irqchip *chip, unsigned gsi);
+int routing_ioapic_pin_locked(const struct irqchip *chip, unsigned gsi);
+/* Bit n: pin n has got its EOI. No lock held. */
+void routing_ioapic_acked(struct irqchip *chip, uint32_t pins);
+void routing_pic_acked(struct irqchip *chip, uint32_t inputs);
 
 /* ioapic.c */
 void ioapic_reset(struct ioapic *io);

@@ -144,7 +144,7 @@ static void write_redir(struct irqchip *chip, unsigned index, uint32_t value)
 		mark_delivered(io, pin, true);
 	else if (level_ready(io, pin) || (io->undelivered & BIT32(pin)))
 		ioapic_retry_locked(chip, BIT32(pin));
-	if (pin == IOAPIC_PIT_PIN)
+	if ((int)pin == routing_ioapic_pin_locked(chip, 0))
 		pit_line_rerouted_locked(chip);
 }
 

@@ -9,7 +9,6 @@
 #define IOAPIC_PINS 24u
 #define IOAPIC_BASE UINT64_C(0xfec00000)
 #define IOAPIC_WINDOW 0x100u
-#define IOAPIC_PIT_PIN 2u /* GSI 0, as the MADT's usual override says */
 
 /* Redirection entry (82093AA 3.2.4). */
 #define IOAPIC_VECTOR UINT64_C(0xff)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The irqchip as a whole: creation, GSI routing, MSIs, the bus's view, timers. */
+/* The irqchip as a whole: creation, lines, MSIs, the bus's view, timers. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +20,11 @@ struct irqchip *irqchip_create(const struct irqchip_ops *ops, void *ctx)
 	chip->pit_eoi_vector = -1;
 	pic_pair_reset(&chip->pic);
 	ioapic_reset(&chip->ioapic);
+	if (routing_init(chip)) {
+		pthread_mutex_destroy(&chip->lock);
+		free(chip);
+		return NULL;
+	}
 	pit_reset_locked(chip);
 	return chip;
 }
@@ -30,6 +35,7 @@ void irqchip_destroy(struct irqchip *chip)
 		return;
 	if (chip->pit_enabled)
 		chip->ops->timer_arm(chip->ctx, IRQCHIP_TIMER_PIT, 0);
+	routing_fini(chip);
 	pthread_mutex_destroy(&chip->lock);
 	free(chip);
 }
@@ -71,6 +77,17 @@ void irqchip_pic_changed_locked(struct irqchip *chip)
 	}
 }
 
+/* Releases chip->lock; then those are told whose interrupts a PIC has no longer in service. */
+static void unlock_after_pic(struct irqchip *chip)
+{
+	uint32_t ended = chip->pic.ended;
+
+	chip->pic.ended = 0;
+	irqchip_pic_changed_locked(chip);
+	pthread_mutex_unlock(&chip->lock);
+	routing_pic_acked(chip, ended);
+}
+
 int irqchip_pic_ack(struct irqchip *chip)
 {
 	int vector = -1;
@@ -78,30 +95,11 @@ int irqchip_pic_ack(struct irqchip *chip)
 	pthread_mutex_lock(&chip->lock);
 	if (pic_output(&chip->pic))
 		vector = pic_ack(&chip->pic);
-	irqchip_pic_changed_locked(chip);
-	pthread_mutex_unlock(&chip->lock);
+	unlock_after_pic(chip);
 	return vector;
 }
 
 /* ---- lines ---- */
-
-static void set_line(struct irqchip *chip, unsigned gsi, bool level)
-{
-	if (gsi >= IRQCHIP_GSI_COUNT || gsi == PIC_CASCADE)
-		return; /* GSI 2 is nowhere: the PIC's input is the cascade, the IOAPIC's is GSI 0's */
-	if (gsi < 16) {
-		pic_set_line(&chip->pic, gsi, level);
-		irqchip_pic_changed_locked(chip);
-	}
-	ioapic_set_pin_locked(chip, gsi ? gsi : IOAPIC_PIT_PIN, level);
-}
-
-void irqchip_set_line(struct irqchip *chip, unsigned gsi, bool level)
-{
-	pthread_mutex_lock(&chip->lock);
-	set_line(chip, gsi, level);
-	pthread_mutex_unlock(&chip->lock);
-}
 
 void irqchip_set_pic_line(struct irqchip *chip, unsigned pin, bool level)
 {
@@ -122,21 +120,43 @@ void irqchip_set_ioapic_line(struct irqchip *chip, unsigned pin, bool level)
 	pthread_mutex_unlock(&chip->lock);
 }
 
+/* The PIT is wired to GSI 0. */
+static bool pulse_pic_locked(struct irqchip *chip)
+{
+	int input = routing_pic_input_locked(chip, 0);
+	const struct pic *master = &chip->pic.chip[0];
+
+	if (input < 0 || input == PIC_CASCADE)
+		return false;
+	pic_set_line(&chip->pic, (unsigned)input, true);
+	pic_set_line(&chip->pic, (unsigned)input, false);
+	/* Only IRQ 0 tells of its acknowledgement. */
+	return input == 0 && !(master->imr & 1) && master->init_state == PIC_READY;
+}
+
+static bool pulse_ioapic_locked(struct irqchip *chip)
+{
+	int pin = routing_ioapic_pin_locked(chip, 0);
+	bool taken;
+	uint64_t redir;
+
+	if (pin < 0)
+		return false;
+	redir = chip->ioapic.redir[pin];
+	taken = IOAPIC_MODE(redir) == APIC_FIXED || IOAPIC_MODE(redir) == APIC_LOWEST;
+	/* Before it is sent: the EOI may come at once, and looks at this without chip->lock. */
+	chip->pit_eoi_vector = taken ? (int)(redir & IOAPIC_VECTOR) : -1;
+	taken &= ioapic_set_pin_locked(chip, (unsigned)pin, true);
+	ioapic_set_pin_locked(chip, (unsigned)pin, false);
+	if (!taken)
+		chip->pit_eoi_vector = -1;
+	return taken;
+}
+
 bool irqchip_pulse_pit_locked(struct irqchip *chip)
 {
-	const struct pic *master = &chip->pic.chip[0];
-	uint64_t redir = chip->ioapic.redir[IOAPIC_PIT_PIN];
-	bool by_pic = !(master->imr & 1) && master->init_state == PIC_READY;
-	bool by_ioapic = IOAPIC_MODE(redir) == APIC_FIXED || IOAPIC_MODE(redir) == APIC_LOWEST;
+	bool by_pic = pulse_pic_locked(chip), by_ioapic = pulse_ioapic_locked(chip);
 
-	pic_set_line(&chip->pic, 0, true);
-	pic_set_line(&chip->pic, 0, false);
-	/* Before it is sent: the EOI may come at once, and looks at this without chip->lock. */
-	chip->pit_eoi_vector = by_ioapic ? (int)(redir & IOAPIC_VECTOR) : -1;
-	by_ioapic &= ioapic_set_pin_locked(chip, IOAPIC_PIT_PIN, true);
-	ioapic_set_pin_locked(chip, IOAPIC_PIT_PIN, false);
-	if (!by_ioapic)
-		chip->pit_eoi_vector = -1;
 	return by_pic || by_ioapic;
 }
 
@@ -156,9 +176,7 @@ void irqchip_eoi(struct irqchip *chip, uint8_t vector, bool level)
 	if (!pins)
 		return;
 	/* Whoever resamples its line does so before the pin looks at it again. */
-	for (unsigned pin = 0; chip->ops->eoi && pin < IOAPIC_PINS; pin++)
-		if (pins & BIT32(pin))
-			chip->ops->eoi(chip->ctx, pin == IOAPIC_PIT_PIN ? 0 : pin);
+	routing_ioapic_acked(chip, pins);
 	pthread_mutex_lock(&chip->lock);
 	ioapic_eoi_locked(chip, pins);
 	pthread_mutex_unlock(&chip->lock);
@@ -304,8 +322,7 @@ bool irqchip_pio_read(struct irqchip *chip, uint16_t port, void *data, unsigned 
 	pthread_mutex_lock(&chip->lock);
 	for (unsigned i = 0; i < len; i++)
 		((uint8_t *)data)[i] = port_read_locked(chip, (uint16_t)(port + i));
-	irqchip_pic_changed_locked(chip); /* a poll acknowledges */
-	pthread_mutex_unlock(&chip->lock);
+	unlock_after_pic(chip); /* a poll acknowledges */
 	return true;
 }
 
@@ -316,7 +333,6 @@ bool irqchip_pio_write(struct irqchip *chip, uint16_t port, const void *data, un
 	pthread_mutex_lock(&chip->lock);
 	for (unsigned i = 0; i < len; i++)
 		port_write_locked(chip, (uint16_t)(port + i), ((const uint8_t *)data)[i]);
-	irqchip_pic_changed_locked(chip);
-	pthread_mutex_unlock(&chip->lock);
+	unlock_after_pic(chip);
 	return true;
 }

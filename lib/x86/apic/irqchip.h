@@ -13,6 +13,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "mem/addr.h"
@@ -36,7 +37,10 @@ struct irqchip_ops {
 	/* (Re)arm timer `timer` for the VM-clock time `deadline_ns` (0 = disarm); fires irqchip_timer_expired() on a
 	 * core thread. */
 	void (*timer_arm)(void *ctx, unsigned timer, uint64_t deadline_ns);
-	/* EOI of a level-triggered vector reached the IOAPIC (KVM_EXIT_IOAPIC_EOI, resample irqfds); may be NULL. */
+	/*
+	 * A GSI's interrupt is over: EOI of a level-triggered vector at the IOAPIC, or any at a PIC (resampling
+	 * irqfds); may be NULL. No chip's lock is held.
+	 */
 	void (*eoi)(void *ctx, unsigned gsi);
 };
 /* Timer numbers: 0 is the PIT's, 1 + vcpu id the LAPIC timer of that vCPU. */
@@ -44,7 +48,7 @@ struct irqchip_ops {
 #define IRQCHIP_TIMER_LAPIC(id) (1u + (id))
 
 #define IRQCHIP_MAX_VCPUS 256
-#define IRQCHIP_GSI_COUNT 24
+#define IRQCHIP_GSI_MAX 4096
 
 struct irqchip *irqchip_create(const struct irqchip_ops *ops, void *ctx); /* NULL: no memory */
 void irqchip_destroy(struct irqchip *chip);
@@ -85,8 +89,24 @@ bool irqchip_pio_write(struct irqchip *chip, uint16_t port, const void *data, un
 void irqchip_pit_enable(struct irqchip *chip, bool speaker_port); /* KVM_CREATE_PIT2; else its ports go to the client */
 
 /* ---- lines and messages ---- */
-/* KVM_IRQ_LINE on a GSI: default routing 0..15 -> PIC and IOAPIC (GSI 0 -> IOAPIC pin 2), 16..23 -> IOAPIC. */
-void irqchip_set_line(struct irqchip *chip, unsigned gsi, bool level);
+/*
+ * Where GSIs lead. By default GSI n is pin n of the IOAPIC and, below 16, input n of the PICs. The PIT drives GSI 0.
+ */
+enum irqchip_route_kind { IRQCHIP_ROUTE_PIC, IRQCHIP_ROUTE_IOAPIC, IRQCHIP_ROUTE_MSI };
+struct irqchip_route {
+	unsigned gsi;
+	enum irqchip_route_kind kind;
+	unsigned pin;     /* PIC: 8 to 15 are the slave's */
+	uint64_t address; /* MSI */
+	uint32_t data;
+};
+/* Replaces all. -EINVAL: no such GSI or pin, or a GSI leads to one chip twice or to pins and a message; -ENOMEM. */
+int irqchip_set_routing(struct irqchip *chip, const struct irqchip_route *route, size_t count);
+/* KVM_IRQ_LINE on a GSI. False: it leads nowhere. */
+bool irqchip_set_line(struct irqchip *chip, unsigned gsi, bool level);
+/* Up until the interrupt's EOI, whatever irqchip_set_line says; then ops->eoi. */
+bool irqchip_raise_resampled(struct irqchip *chip, unsigned gsi);
+/* Single pins, past the routing. */
 void irqchip_set_pic_line(struct irqchip *chip, unsigned pin, bool level);
 void irqchip_set_ioapic_line(struct irqchip *chip, unsigned pin, bool level);
 /* An MSI write (SDM 3A 10.11). Returns the number of LAPICs that took it, 0 if none. */

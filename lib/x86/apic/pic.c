@@ -80,6 +80,14 @@ bool pic_output(const struct pic_pair *p)
 	return request(p, &p->chip[0]) >= 0;
 }
 
+static void end_of_interrupt(struct pic_pair *p, struct pic *c, unsigned n, bool rotate)
+{
+	c->isr &= (uint8_t) ~(1u << n);
+	p->ended |= (uint16_t)(1u << n << (is_master(p, c) ? 0 : 8));
+	if (rotate)
+		c->highest = (n + 1) & 7;
+}
+
 /* INTA as one chip sees it. Without a request it answers IR7 and sets nothing in service (spurious). */
 static unsigned acknowledge(struct pic_pair *p, struct pic *c)
 {
@@ -93,8 +101,8 @@ static unsigned acknowledge(struct pic_pair *p, struct pic *c)
 		c->irr &= (uint8_t)~bit;
 	if (!c->auto_eoi)
 		c->isr |= bit;
-	else if (c->rotate_on_auto_eoi)
-		c->highest = (n + 1) & 7;
+	else
+		end_of_interrupt(p, c, (unsigned)n, c->rotate_on_auto_eoi);
 	if (n == 0 && is_master(p, c))
 		p->irq0_taken = true;
 	return (unsigned)n;
@@ -124,6 +132,7 @@ void pic_pair_reset(struct pic_pair *p)
 	chip_reset(&p->chip[0]);
 	chip_reset(&p->chip[1]);
 	p->irq0_taken = false;
+	p->ended = 0;
 	pic_sync_cascade(p);
 }
 
@@ -143,15 +152,8 @@ static void write_icw1(struct pic_pair *p, struct pic *c, uint8_t value)
 	c->init_state = PIC_WANT_ICW2;
 }
 
-static void end_of_interrupt(struct pic *c, unsigned n, bool rotate)
-{
-	c->isr &= (uint8_t) ~(1u << n);
-	if (rotate)
-		c->highest = (n + 1) & 7;
-}
-
 /* OCW2 by its R, SL, EOI bits. */
-static void write_ocw2(struct pic *c, uint8_t value)
+static void write_ocw2(struct pic_pair *p, struct pic *c, uint8_t value)
 {
 	unsigned level = value & 7, command = value >> 5, top;
 	uint8_t candidates;
@@ -165,10 +167,10 @@ static void write_ocw2(struct pic *c, uint8_t value)
 		candidates = c->special_mask ? c->isr & (uint8_t)~c->imr : c->isr;
 		top = top_priority(c, candidates);
 		if (top < 8)
-			end_of_interrupt(c, (c->highest + top) & 7, command == 5);
+			end_of_interrupt(p, c, (c->highest + top) & 7, command == 5);
 		break;
 	case 3: /* specific EOI, with rotation */
-	case 7: end_of_interrupt(c, level, command == 7); break;
+	case 7: end_of_interrupt(p, c, level, command == 7); break;
 	case 6: /* set priority */ c->highest = (level + 1) & 7; break;
 	}
 }
@@ -227,7 +229,7 @@ void pic_write(struct pic_pair *p, uint16_t port, uint8_t value)
 	else if (value & OCW3)
 		write_ocw3(c, value);
 	else
-		write_ocw2(c, value);
+		write_ocw2(p, c, value);
 	pic_sync_cascade(p);
 }
 

@@ -28,6 +28,7 @@ struct pic {
 struct pic_pair {
 	struct pic chip[2]; /* master, slave */
 	bool irq0_taken;    /* the PIT's request was acknowledged; the owner clears it */
+	uint16_t ended;     /* inputs whose service has ended (EOI); the owner clears them */
 };
 
 void pic_pair_reset(struct pic_pair *p);
