@@ -16,6 +16,8 @@ BASE_CFLAGS := $(CSTD) $(OPT) $(WARN) -fno-strict-aliasing -fno-common -fvisibil
 GUEST_CFLAGS := $(BASE_CFLAGS) -mgeneral-regs-only -fno-stack-protector -mno-red-zone
 VMM_CFLAGS := $(BASE_CFLAGS) -Ivmm
 LDLIBS := -lZydis -lpthread
+# Libraries of the monitor alone.
+VMM_LDLIBS := -lslirp
 
 LIB_PLAIN_SRC := $(wildcard lib/base/*.c lib/core/*.c lib/api/*.c)
 LIB_GUEST_SRC := $(wildcard lib/mem/*.c lib/x86/*.c lib/x86/*/*.c lib/interp/*.c lib/translate/*.c)
@@ -62,13 +64,13 @@ $(BUILD)/libtrapeze.so: $(LIB_OBJ)
 
 $(BUILD)/trapeze: $(BUILD)/obj/vmm/cli/main.o $(BUILD)/libvmm.a $(BUILD)/libtrapeze.a
 	@echo '  LD      $@'
-	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(SAN) -o $@ $^ $(LDLIBS) $(VMM_LDLIBS)
 
 # A unit test may use the internals of both.
 $(BUILD)/unit/%: tests/unit/%.c $(BUILD)/libvmm.a $(BUILD)/libtrapeze.a
 	@mkdir -p $(@D)
 	@echo '  CC      $@'
-	$(Q)$(CC) $(VMM_CFLAGS) -Itests/unit -o $@ $< $(BUILD)/libvmm.a $(BUILD)/libtrapeze.a $(LDLIBS) -lcmocka
+	$(Q)$(CC) $(VMM_CFLAGS) -Itests/unit -o $@ $< $(BUILD)/libvmm.a $(BUILD)/libtrapeze.a $(LDLIBS) $(VMM_LDLIBS) -lcmocka
 
 unit: $(UNIT_BIN)
 

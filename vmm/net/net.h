@@ -22,7 +22,8 @@
 
 #define NET_QUEUES_MAX 16
 #define NET_MTU 1500
-#define NET_FRAME_MAX (65535 + 14) /* the longest frame, either way: an IP packet's limit, and its Ethernet header */
+#define NET_FRAME_MAX                                                                                                  \
+	(65535 + 18) /* the longest frame, either way: an IP packet, its Ethernet header with a VLAN tag */
 
 struct net;
 
