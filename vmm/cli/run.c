@@ -13,6 +13,7 @@
 #include "machine/machine.h"
 #include "machine/message.h"
 #include "machine/nearest.h"
+#include "net/net.h"
 
 static const char help_text[] =
 	"Usage: trapeze run --kernel FILE [OPTION…]\n"
@@ -30,6 +31,10 @@ static const char help_text[] =
 	"  --code-cache SIZE memory for translated guest code, each vCPU's (default 32M, at least\n"
 	"                    1M); without effect but with --accel translate\n"
 	"  --serial WHERE    stdio, file:PATH or none (default stdio)\n"
+	"  --net user|tap|none[,KEY=VALUE…]\n"
+	"                    a network card: user needs no rights (hostfwd=tcp:127.0.0.1:2222-:22\n"
+	"                    leads a port of this host to the guest, restrict=on shuts the guest\n"
+	"                    in); tap takes ifname=NAME; may be repeated\n"
 	"  --device NAME[,KEY=VALUE…]\n"
 	"                    add a device (--device help lists them); may be repeated\n"
 	"  --no-reboot       a guest reset ends the program\n"
@@ -150,6 +155,16 @@ static int option_device(struct machine_config *c, const char *value)
 	return bad("--device", value, "too many devices");
 }
 
+static int option_net(struct machine_config *c, const char *value)
+{
+	for (unsigned i = 0; i < MACHINE_NETS_MAX; i++)
+		if (!c->nets[i]) {
+			c->nets[i] = value;
+			return 0;
+		}
+	return bad("--net", value, "too many networks");
+}
+
 static int option_kernel(struct machine_config *c, const char *value)
 {
 	c->kernel = value;
@@ -211,6 +226,7 @@ static const struct option_row options[] = {
 	{ "--accel", true, option_accel, accel_names },
 	{ "--code-cache", true, option_code_cache, NULL },
 	{ "--serial", true, option_serial, NULL },
+	{ "--net", true, option_net, net_kinds },
 	{ "--device", true, option_device, board_device_names },
 	{ "--no-reboot", false, option_no_reboot, NULL },
 	{ "--stats", false, option_stats, NULL },

@@ -10,13 +10,17 @@
 #include "machine/bus.h"
 #include "machine/ram.h"
 
+struct net;
+
 /* Where the board's GSIs lead: the accelerator's KVM_IRQ_LINE. Thread: any. */
 struct board_config {
 	struct guest_ram *ram;
 	unsigned cpus;
 	struct irq_line gsi; /* .n is ignored; set(ctx, gsi, level) */
 	struct machine_control control;
-	struct chardev *serial;     /* COM1's back end, NULL: none */
+	struct chardev *serial;  /* COM1's back end, NULL: none */
+	struct net *const *nets; /* a network card each (net/net.h); they outlive the board */
+	unsigned net_count;
 	const char *const *devices; /* --device strings "name,key=value…", NULL-terminated */
 	/* fw_cfg contents of a direct boot (may be NULL/0) */
 	const void *kernel, *initrd;

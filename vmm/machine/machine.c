@@ -24,6 +24,7 @@
 #include "machine/ram.h"
 #include "machine/terminal.h"
 #include "machine/vcpu.h"
+#include "net/net.h"
 
 /* Intel wants three pages for a real-mode TSS and one for an identity map, outside RAM (KVM API 4.36, 4.56). */
 #define KVM_IDENTITY_MAP_GPA UINT64_C(0xfffbc000)
@@ -49,6 +50,8 @@ struct machine {
 	struct cpu_model cpu_model;
 	struct image kernel, initrd;
 	struct console console;
+	struct net *nets[MACHINE_NETS_MAX];
+	unsigned net_count;
 	int event_fd;  /* wakes the main loop */
 	int signal_fd; /* SIGINT, SIGTERM … */
 
@@ -219,6 +222,8 @@ static int create_board(struct machine *m)
 		.gsi = { .set = set_gsi, .ctx = m },
 		.control = { .request = control_request, .ctx = m },
 		.serial = c->serial == SERIAL_NONE ? NULL : &m->console.dev,
+		.nets = m->nets,
+		.net_count = m->net_count,
 		.devices = c->devices,
 		.kernel = m->kernel.data,
 		.kernel_size = m->kernel.size,
@@ -418,6 +423,19 @@ static int setup_events(struct machine *m)
 	return -err;
 }
 
+/* They stay open over resets: the guest's, not the user's, end of the world. */
+static int open_nets(struct machine *m)
+{
+	int err = 0;
+
+	for (unsigned i = 0; m->config->nets[i] && !err; i++) {
+		err = net_open(m->config->nets[i], i, &m->nets[m->net_count]);
+		if (!err && m->nets[m->net_count])
+			m->net_count++;
+	}
+	return err;
+}
+
 static int machine_open(struct machine *m)
 {
 	const struct machine_config *c = m->config;
@@ -438,6 +456,8 @@ static int machine_open(struct machine *m)
 	if (!err)
 		err = setup_events(m);
 	if (!err)
+		err = open_nets(m);
+	if (!err)
 		err = console_open(&m->console, c->serial, c->serial_path, wake_main, console_failed, m);
 	return err;
 }
@@ -445,6 +465,8 @@ static int machine_open(struct machine *m)
 static void machine_close(struct machine *m)
 {
 	console_close(&m->console);
+	while (m->net_count)
+		net_close(m->nets[--m->net_count]);
 	if (m->event_fd >= 0)
 		close(m->event_fd);
 	if (m->signal_fd >= 0)

@@ -10,6 +10,7 @@
 
 #define MACHINE_CPUS_MAX 64
 #define MACHINE_DEVICES_MAX 32
+#define MACHINE_NETS_MAX 8
 #define MACHINE_CODE_CACHE_MIN (UINT64_C(1) << 20)
 #define MACHINE_CODE_CACHE_MAX (UINT64_C(1) << 30)
 #define MACHINE_MEMORY_MIN (UINT64_C(1) << 20)
@@ -28,6 +29,7 @@ struct machine_config {
 	enum serial_kind serial;
 	const char *serial_path;
 	const char *devices[MACHINE_DEVICES_MAX + 1]; /* NULL-terminated */
+	const char *nets[MACHINE_NETS_MAX + 1];       /* NULL-terminated: --net, a card each but for "none" */
 	bool no_reboot;
 	bool stats;
 };
