@@ -9,12 +9,16 @@ GUEST_FLAGS := -std=gnu11 -O2 -Wall -Wextra -Werror -ffreestanding -fno-pic -fno
 GUEST_LINK := -nostdlib -static -no-pie -Wl,-T,tests/cpu/lib/guest.lds -Wl,--build-id=none -Wl,-z,noexecstack \
 	-Wl,-z,max-page-size=4096 -Wl,--no-warn-rwx-segments
 
+# What every 64-bit program is linked with.
+GUEST64_LIB := tests/cpu/lib/start64.S tests/cpu/lib/guest.c tests/cpu/lib/paging.c tests/cpu/lib/smp.c
+GUEST64_DEPS := $(GUEST64_LIB) tests/cpu/lib/guest.h tests/cpu/lib/paging.h tests/cpu/lib/smp.h tests/cpu/lib/snippet.h tests/cpu/lib/guest.lds
+
 .PHONY: guests
 guests: $(GUESTS)
 
-$(BUILD)/guests/%64.flat: tests/cpu/%64.c tests/cpu/lib/start64.S tests/cpu/lib/guest.c tests/cpu/lib/guest.h tests/cpu/lib/guest.lds
+$(BUILD)/guests/%64.flat: tests/cpu/%64.c $(GUEST64_DEPS)
 	@mkdir -p $(@D)
-	@$(CC) -m64 $(GUEST_FLAGS) $(GUEST_LINK) -o $(@:.flat=.elf) tests/cpu/lib/start64.S tests/cpu/lib/guest.c $<
+	@$(CC) -m64 $(GUEST_FLAGS) $(GUEST_LINK) -o $(@:.flat=.elf) $(GUEST64_LIB) $<
 	@objcopy -O elf32-i386 $(@:.flat=.elf) $@
 
 $(BUILD)/guests/%32.flat: tests/cpu/%32.c tests/cpu/lib/guest.lds
@@ -24,7 +28,7 @@ $(BUILD)/guests/%32.flat: tests/cpu/%32.c tests/cpu/lib/guest.lds
 .PHONY: bench-programs
 bench-programs: $(BUILD)/guests/loop64.flat
 
-$(BUILD)/guests/loop64.flat: bench/loop64.c tests/cpu/lib/start64.S tests/cpu/lib/guest.c tests/cpu/lib/guest.h tests/cpu/lib/guest.lds
+$(BUILD)/guests/loop64.flat: bench/loop64.c $(GUEST64_DEPS)
 	@mkdir -p $(@D)
-	@$(CC) -m64 $(GUEST_FLAGS) $(GUEST_LINK) -o $(@:.flat=.elf) tests/cpu/lib/start64.S tests/cpu/lib/guest.c $<
+	@$(CC) -m64 $(GUEST_FLAGS) $(GUEST_LINK) -o $(@:.flat=.elf) $(GUEST64_LIB) $<
 	@objcopy -O elf32-i386 $(@:.flat=.elf) $@

@@ -1,75 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* INIT and SIPI start a second vCPU; both agree on memory, locked operations, IPIs and changed page tables. */
-#include "guest.h"
+/* INIT and SIPI start the other vCPUs; all agree on memory, locked operations, IPIs and changed page tables. */
+#include "smp.h"
 
-#define LAPIC(reg) (*(volatile u32 *)(0xfee00000ull + (reg)))
 #define ROUNDS 20000
+#define IPI 0x50
 
-extern char trampoline[], trampoline_end[];
-extern volatile u64 other_stack;
-void other_main(void);
-
-static volatile u32 alive, other_id, phase, locked_count, plain_flag, payload, ipis, sees;
+static volatile u32 reached[8], phase, locked_count, plain_flag, payload, ipis, wrong, ids;
 static volatile u64 split_area[16] __attribute__((aligned(64)));
-static u8 other_stack_area[16384] __attribute__((aligned(16)));
 /* Straddles two cache lines: a split lock. */
 #define SPLIT ((volatile u64 *)((u8 *)split_area + 60))
-
-__asm__(".text\n.code16\n"
-	"trampoline:\n"
-	"	cli\n"
-	"	xor %ax, %ax\n"
-	"	mov %ax, %ds\n"
-	"	lgdtl 0x8000 + (tramp_gdt_ptr - trampoline)\n"
-	"	mov %cr0, %eax\n"
-	"	or $1, %al\n"
-	"	mov %eax, %cr0\n"
-	"	ljmpl $0x18, $0x8000 + (tramp32 - trampoline)\n"
-	".code32\n"
-	"tramp32:\n"
-	"	mov $0x10, %eax\n"
-	"	mov %eax, %ds\n"
-	"	mov %eax, %ss\n"
-	"	mov $pml4, %eax\n"
-	"	mov %eax, %cr3\n"
-	"	mov %cr4, %eax\n"
-	"	or $0x620, %eax\n"
-	"	mov %eax, %cr4\n"
-	"	mov $0xc0000080, %ecx\n"
-	"	rdmsr\n"
-	"	or $0x901, %eax\n"
-	"	wrmsr\n"
-	"	mov %cr0, %eax\n"
-	"	or $0x80010002, %eax\n"
-	"	mov %eax, %cr0\n"
-	"	ljmp $0x08, $tramp64\n"
-	"tramp_gdt_ptr:\n"
-	"	.word 0x5f\n"
-	"	.long gdt\n"
-	"trampoline_end:\n"
-	".code64\n"
-	"tramp64:\n"
-	"	mov other_stack, %rsp\n"
-	"	call other_main\n");
-
-volatile u64 other_stack;
 
 static void delay(u32 n)
 {
 	while (n--)
-		__asm__ volatile("pause");
+		cpu_relax();
 }
 
 static void on_ipi(void)
 {
-	ipis++;
-	LAPIC(0xb0) = 0;
-}
-
-static void await(u32 value)
-{
-	while (phase != value)
-		__asm__ volatile("pause" ::: "memory");
+	atomic_inc(&ipis);
+	LAPIC(LAPIC_EOI) = 0;
 }
 
 static void hammer(void)
@@ -80,115 +30,89 @@ static void hammer(void)
 	}
 }
 
-void other_main(void)
+static void expect_page(u32 value)
 {
-	struct {
-		u16 limit;
-		u64 base;
-	} __attribute__((packed)) idt;
+	if (*(volatile u32 *)0x1a0000 != value)
+		atomic_inc(&wrong);
+}
 
-	/* The IDT is shared; its address came with the first CPU's message. */
-	__asm__ volatile("sidt %0" : "=m"(idt));
-	idt.base = *(volatile u64 *)0x7000;
-	idt.limit = 0xfff;
-	__asm__ volatile("lidt %0" ::"m"(idt));
-	LAPIC(0xf0) = 0x1ff;
-	other_id = LAPIC(0x20) >> 24;
-	alive = 1;
+static void other(unsigned index)
+{
+	__asm__ volatile("lock btsl %1, %0" : "+m"(ids) : "r"(smp_apic_id(index)) : "memory");
+	atomic_inc(&reached[0]);
 
-	await(1);
+	await_value(&phase, 1);
 	hammer();
-	alive = 2;
+	atomic_inc(&reached[1]);
 
-	await(2); /* halted until an IPI comes */
+	await_value(&phase, 2); /* halted until an IPI comes */
+	atomic_inc(&reached[2]);
 	__asm__ volatile("sti; hlt; cli");
-	alive = 3;
+	atomic_inc(&reached[3]);
 
-	await(3); /* message passing: x86 keeps stores in order */
+	await_value(&phase, 3); /* message passing: x86 keeps stores in order */
 	while (!plain_flag)
 		__asm__ volatile("" ::: "memory");
-	sees = payload;
-	alive = 4;
+	if (payload != 0xabcd)
+		atomic_inc(&wrong);
+	atomic_inc(&reached[4]);
 
-	await(4); /* the page is remapped by the other CPU, which then sends an IPI to flush */
-	sees = *(volatile u32 *)0x1a0000;
-	alive = 5;
-	await(5);
+	await_value(&phase, 4); /* the page is remapped by the first CPU, which then sends an IPI to flush */
+	expect_page(1);
+	atomic_inc(&reached[5]);
+	await_value(&phase, 5);
 	__asm__ volatile("sti; nop; nop; cli");
 	invlpg((void *)0x1a0000);
-	sees = *(volatile u32 *)0x1a0000;
-	alive = 6;
-	for (;;)
-		__asm__ volatile("cli; hlt");
-}
-
-static bool reached(u32 value)
-{
-	for (u32 i = 0; i < 200000000 && alive != value; i++)
-		__asm__ volatile("pause" ::: "memory");
-	return alive == value;
-}
-
-static void start_other(void)
-{
-	struct {
-		u16 limit;
-		u64 base;
-	} __attribute__((packed)) idt;
-	u8 *to = (u8 *)0x8000;
-
-	__asm__ volatile("sidt %0" : "=m"(idt));
-	*(volatile u64 *)0x7000 = idt.base;
-	for (char *p = trampoline; p < trampoline_end; p++)
-		*to++ = (u8)*p;
-	other_stack = (u64)other_stack_area + sizeof(other_stack_area) - 8;
-	LAPIC(0xf0) = 0x1ff;
-	LAPIC(0x300) = 0xc4500; /* INIT, all but self */
-	delay(10000);
-	LAPIC(0x300) = 0xc4608; /* SIPI, vector 8 */
+	expect_page(2);
+	atomic_inc(&reached[6]);
 }
 
 int main(void)
 {
 	volatile u64 *pte = &page_table[0x1a0];
 	u64 whole = *pte;
+	u32 count, others;
 
-	hooks[0x50] = on_ipi;
-	start_other();
-	check("the second vCPU starts", reached(1));
-	check_equal("its APIC id", other_id, 1);
+	hooks[IPI] = on_ipi;
+	count = smp_start(other);
+	others = count - 1;
+	check("there are other vCPUs", others > 0);
+	await_value(&reached[0], others);
+	check_equal("their APIC ids", ids, (1u << count) - 2);
 
 	phase = 1;
 	hammer();
-	check("both finish", reached(2));
-	check_equal("locked increments", locked_count, 2 * ROUNDS);
-	check_equal("split-lock increments", *SPLIT, 2 * ROUNDS);
+	await_value(&reached[1], others);
+	check_equal("locked increments", locked_count, count * ROUNDS);
+	check_equal("split-lock increments", *SPLIT, count * ROUNDS);
 
 	phase = 2;
+	await_value(&reached[2], others);
 	delay(100000);
-	check_equal("a halted vCPU stays halted", alive, 2);
-	LAPIC(0x310) = other_id << 24;
-	LAPIC(0x300) = 0x4050;
-	check("an IPI wakes it", reached(3));
-	check_equal("one interrupt", ipis, 1);
+	check_equal("a halted vCPU stays halted", reached[3], 0);
+	for (u32 i = 1; i < count; i++)
+		ipi_one(i, IPI);
+	await_value(&reached[3], others);
+	check_equal("one interrupt wakes each", ipis, others);
 
 	phase = 3;
 	delay(1000);
 	payload = 0xabcd;
 	__asm__ volatile("" ::: "memory");
 	plain_flag = 1;
-	check("message passing", reached(4));
-	check_equal("the payload comes before its flag", sees, 0xabcd);
+	await_value(&reached[4], others);
+	check_equal("message passing: the payload comes before its flag", wrong, 0);
 
 	*(volatile u32 *)0x1a0000 = 1;
 	*(volatile u32 *)0x1a1000 = 2;
 	phase = 4;
-	check("phase 4", reached(5));
-	check_equal("the page before", sees, 1);
+	await_value(&reached[5], others);
+	check_equal("the page before", wrong, 0);
 	*pte = whole + 4096;
-	LAPIC(0x300) = 0x4050;
+	ipi_others(IPI);
 	phase = 5;
-	check("phase 5", reached(6));
-	check_equal("the page after the shootdown", sees, 2);
+	await_value(&reached[6], others);
+	check_equal("the page after the shootdown", wrong, 0);
+	check_equal("each took the IPI", ipis, 2 * others);
 	return (int)failures;
 }

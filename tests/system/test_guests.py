@@ -10,21 +10,42 @@ import termios
 
 import pytest
 
-from conftest import PATIENCE, ROOT, TRAPEZE, piped_shell, run
+from conftest import BUILD, PATIENCE, ROOT, TRAPEZE, piped_shell, run
 
-PROGRAMS = {p.stem: 2 if p.stem.startswith("smp") else 1 for p in (ROOT / "tests/cpu").glob("*[0-9][0-9].c")}
 DEBUG_EXIT = ["--device", "isa-debug-exit,iobase=0xf4,iosize=0x4"]
-GUESTS = ROOT / "build/guests"
+GUESTS = BUILD / "guests" if (BUILD / "guests").is_dir() else ROOT / "build/guests"
+
+# Each program once, or as often as it has arguments here.
+INTEL = ["--cpu", "max,vendor=GenuineIntel"]
+AMD = ["--cpu", "max,vendor=AuthenticAMD"]
+SMALL_CACHE = ["--code-cache", "1M"]
+VARIANTS = {
+    "smp64": [["--cpus", "2"], ["--cpus", "4"]],
+    "sensitive64": [INTEL, AMD, ["--cpu", "qemu64"]],
+    "transfers64": [INTEL, AMD],
+}
 
 
-@pytest.mark.sanitize
-@pytest.mark.parametrize("program", sorted(PROGRAMS))
-def test_guest_program(program, engine):
-    done = run("run", "--accel", engine, "--no-reboot", "--cpus", PROGRAMS[program], "--cpu", "max", "--kernel",
-               GUESTS / f"{program}.flat", *DEBUG_EXIT, timeout=PATIENCE)
+def guest_runs():
+    for program in sorted(p.stem for p in (ROOT / "tests/cpu").glob("*[0-9][0-9].c")):
+        for variant in VARIANTS.get(program, [[]]):
+            yield pytest.param(program, variant, id=",".join([program, *(a.lstrip("-") for a in variant)]))
+
+
+def run_guest(program, engine, *args, timeout=PATIENCE):
+    """Runs a program of tests/cpu, which must find nothing wrong."""
+    cpu = [] if "--cpu" in args else ["--cpu", "max"]
+    done = run("run", "--accel", engine, "--no-reboot", *cpu, *args, "--kernel", GUESTS / f"{program}.flat", *DEBUG_EXIT,
+               timeout=timeout)
     assert not re.findall("^not ok.*", done.stdout, re.M), done.stdout
     assert done.returncode == 1 and done.stderr == "", done  # the guest wrote 0
     assert done.stdout.count("ok ") > 5
+
+
+@pytest.mark.sanitize
+@pytest.mark.parametrize("program,variant", guest_runs())
+def test_guest_program(program, variant, engine):
+    run_guest(program, engine, *variant)
 
 
 def multiboot(code, base=0x100000):

@@ -12,7 +12,12 @@ struct tss tss __attribute__((aligned(16)));
 extern u64 user_return_rsp, user_return_rip;
 extern char stubs[];
 void setup_tables(void);
-void handle_exception(u64 *frame);
+void handle_exception(struct frame *f);
+
+frame_hook *volatile frame_hooks[256];
+extern char run_back[];
+struct frame *volatile run_capture; /* of run_frame(), while it runs */
+u64 run_rsp;
 
 static struct {
 	u64 lo, hi;
@@ -66,13 +71,21 @@ void guest_exit(int status)
 		__asm__ volatile("cli; hlt");
 }
 
-static void gate_set(unsigned vector, unsigned dpl, unsigned ist)
+static void gate_write(unsigned vector, unsigned dpl, unsigned ist, u64 target)
 {
-	u64 target = (u64)stubs + vector * 16;
-
 	idt[vector].lo = (target & 0xffff) | 0x08 << 16 | (u64)ist << 32 | (u64)(0x8e | dpl << 5) << 40 |
 			 (target >> 16 & 0xffff) << 48;
 	idt[vector].hi = target >> 32;
+}
+
+static void gate_set(unsigned vector, unsigned dpl, unsigned ist)
+{
+	gate_write(vector, dpl, ist, (u64)stubs + vector * 16);
+}
+
+void gate_set_entry(unsigned vector, unsigned dpl, void (*entry)(void))
+{
+	gate_write(vector, dpl, 0, (u64)entry);
 }
 
 void gate_set_ist(unsigned vector, unsigned ist)
@@ -88,6 +101,8 @@ void setup_tables(void)
 	} __attribute__((packed)) pointer = { sizeof(idt) - 1, (u64)idt };
 	u64 base = (u64)&tss;
 
+	outb(0x21, 0xff); /* the PICs: no timer tick under vector 8 */
+	outb(0xa1, 0xff);
 	for (unsigned i = 0; i < 256; i++)
 		gate_set(i, 0, 0);
 	gate_set(3, 3, 0);
@@ -105,48 +120,65 @@ void setup_tables(void)
 	__asm__ volatile("ltr %w0" ::"r"(0x38));
 }
 
-/* frame: r15..rax (15), vector, error, rip, cs, rflags, rsp, ss */
-void handle_exception(u64 *frame)
+bool vendor_is_amd(void)
 {
-	u64 vector = frame[15];
+	u32 r[4];
 
-	last.vector = vector;
-	last.error = frame[16];
-	last.rip = frame[17];
-	last.cs = frame[18];
-	last.rflags = frame[19];
-	last.rsp = frame[20];
-	last.ss = frame[21];
+	cpuid(0, 0, r);
+	return r[1] == 0x68747541 || r[1] == 0x6f677948; /* "Auth"enticAMD, "Hygo"nGenuine */
+}
+
+static void go_back(struct frame *f, u64 rip, u64 rsp)
+{
+	f->rip = rip;
+	f->cs = 0x08;
+	f->rflags = 2;
+	f->rsp = rsp;
+	f->ss = 0x10;
+}
+
+static void note_exception(const struct frame *f)
+{
+	last.vector = f->vector;
+	last.error = f->error;
+	last.rip = f->rip;
+	last.cs = f->cs;
+	last.rflags = f->rflags;
+	last.rsp = f->rsp;
+	last.ss = f->ss;
 	last.cr2 = READ_REG(cr2);
 	last.dr6 = READ_REG(dr6);
 	last.count++;
-	if (hooks[vector]) {
-		hooks[vector]();
-		frame[19] |= return_flags;
+}
+
+void handle_exception(struct frame *f)
+{
+	if (frame_hooks[f->vector] && frame_hooks[f->vector](f))
+		return;
+	note_exception(f);
+	if (hooks[f->vector]) {
+		hooks[f->vector]();
+		f->rflags |= return_flags;
 		return_flags = 0;
-		return;
+	} else if (run_capture) {
+		*run_capture = *f;
+		run_capture = 0;
+		go_back(f, (u64)run_back, run_rsp);
+	} else if (f->cs & 3) { /* user code ended, by its exit call or by a fault */
+		go_back(f, user_return_rip, user_return_rsp);
+	} else if (fault_resume) {
+		f->rip = fault_resume;
+		f->rflags &= ~(u64)0x100; /* no more single steps */
+	} else {
+		print("unexpected exception ");
+		print_hex(f->vector);
+		print(" error ");
+		print_hex(f->error);
+		print(" rip ");
+		print_hex(f->rip);
+		print(" cr2 ");
+		print_hex(last.cr2);
+		print("\n");
+		guest_exit(63);
 	}
-	if (frame[18] & 3) { /* user code ended, by its exit call or by a fault */
-		frame[17] = user_return_rip;
-		frame[18] = 0x08;
-		frame[19] = 2;
-		frame[20] = user_return_rsp;
-		frame[21] = 0x10;
-		return;
-	}
-	if (fault_resume) {
-		frame[17] = fault_resume;
-		frame[19] &= ~(u64)0x100; /* no more single steps */
-		return;
-	}
-	print("unexpected exception ");
-	print_hex(vector);
-	print(" error ");
-	print_hex(frame[16]);
-	print(" rip ");
-	print_hex(frame[17]);
-	print(" cr2 ");
-	print_hex(last.cr2);
-	print("\n");
-	guest_exit(63);
 }

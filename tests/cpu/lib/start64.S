@@ -39,12 +39,6 @@ start:
 	add $8, %edi
 	add $4096, %eax
 	loop 1b
-	call enter_long
-	/* not reached */
-
-	/* Also where further CPUs come from real mode (smp64.c): EDX = stack, EBX = 64-bit entry. */
-	.globl enter_long
-enter_long:
 	mov $pml4, %eax
 	mov %eax, %cr3
 	mov %cr4, %eax
@@ -114,6 +108,24 @@ run_user:
 	push %rdi
 	iretq
 user_back:
+	pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx
+	ret
+
+	/* void run_frame(struct frame *f): an interrupt must not push below f while it is the stack. */
+	.globl run_frame, run_back
+run_frame:
+	push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15
+	pushf
+	cli
+	mov %rdi, run_capture
+	mov %rsp, run_rsp
+	mov %rdi, %rsp
+	pop %r15; pop %r14; pop %r13; pop %r12; pop %r11; pop %r10; pop %r9; pop %r8
+	pop %rdi; pop %rsi; pop %rbp; pop %rbx; pop %rdx; pop %rcx; pop %rax
+	add $16, %rsp
+	iretq
+run_back:
+	popf
 	pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx
 	ret
 
