@@ -28,8 +28,10 @@ static const struct capability capabilities[] = {
 	{ KVM_CAP_USER_MEMORY, 1, NULL },
 	{ KVM_CAP_SET_TSS_ADDR, 1, NULL },
 	{ KVM_CAP_EXT_CPUID, 1, NULL },
+	{ KVM_CAP_CLOCKSOURCE, 1, NULL },
 	{ KVM_CAP_NR_VCPUS, 0, host_cpus },
 	{ KVM_CAP_NR_MEMSLOTS, MEM_SLOTS_MAX, NULL },
+	{ KVM_CAP_NOP_IO_DELAY, 1, NULL },
 	{ KVM_CAP_MP_STATE, 1, NULL },
 	{ KVM_CAP_SYNC_MMU, 1, NULL }, /* guest memory is the client's mapping itself */
 	{ KVM_CAP_DESTROY_MEMORY_REGION_WORKS, 1, NULL },
@@ -53,6 +55,7 @@ static const struct capability capabilities[] = {
 	{ KVM_CAP_GET_TSC_KHZ, 1, NULL },
 	{ KVM_CAP_MAX_VCPUS, VM_MAX_VCPUS, NULL },
 	{ KVM_CAP_TSC_DEADLINE_TIMER, 1, NULL },
+	{ KVM_CAP_KVMCLOCK_CTRL, 1, NULL },
 	{ KVM_CAP_SIGNAL_MSI, 1, NULL },
 	{ KVM_CAP_READONLY_MEM, 1, NULL },
 	{ KVM_CAP_IRQFD_RESAMPLE, 1, NULL },

@@ -305,6 +305,7 @@ static int get_mp_state(const struct call *c)
 	struct kvm_mp_state *out = c->ptr;
 
 	vcpu_accept_events(c->vcpu);
+	vcpu_pv_unhalt(c->vcpu);
 	out->mp_state = c->vcpu->mp_state;
 	return 0;
 }
@@ -384,11 +385,10 @@ static int get_tsc_khz(const struct call *c)
 	return (int)atomic_load(&c->vcpu->tsc.khz);
 }
 
-/* "The guest was paused": there is no paravirtual clock to tell it with. */
+/* "The guest was paused." */
 static int kvmclock_ctrl(const struct call *c)
 {
-	(void)c;
-	return -EINVAL;
+	return x86_pv_clock_stopped(&c->vcpu->cpu) ? 0 : -EINVAL;
 }
 
 static const struct request rows[] = {

@@ -300,12 +300,17 @@ static uint64_t realtime_ns(void)
 static int get_clock(const struct call *c)
 {
 	struct kvm_clock_data *data = c->ptr;
+	struct pv_line line = pv_clock_line(&c->vm->pv_clock);
+	struct clock_sample now = clock_sample(CLOCK_REALTIME); /* all three at one moment */
 
 	memset(data, 0, sizeof(*data));
-	data->flags = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
-	data->host_tsc = clock_host_cycles();
-	data->realtime = realtime_ns();
-	data->clock = vm_clock_pv_ns(&c->vm->clock);
+	data->flags = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME;
+	data->realtime = now.ns;
+	data->clock = pv_line_at(&line, now.cycles);
+	if (clock_host_is_tsc()) {
+		data->flags |= KVM_CLOCK_HOST_TSC;
+		data->host_tsc = now.cycles;
+	}
 	return 0;
 }
 
@@ -323,7 +328,7 @@ static int set_clock(const struct call *c)
 		if (now > data->realtime)
 			clock += now - data->realtime;
 	}
-	vm_clock_pv_set(&c->vm->clock, clock);
+	vm_pv_clock_set(c->vm, clock);
 	return 0;
 }
 

@@ -64,25 +64,23 @@ static bool tsc_is_reliable(void)
 	return false;
 }
 
-struct clock_sample {
-	uint64_t cycles, ns;
-};
-
-/* The tightest of a few (TSC, time, TSC) triples: a preemption between the reads would spoil one. */
-static struct clock_sample sample_host(void)
+static uint64_t host_cycles(void)
 {
-	struct clock_sample best = { 0, 0 };
-	uint64_t width = UINT64_MAX;
+	return host.use_tsc ? rdtsc_ordered() : clock_ns(CLOCK_MONOTONIC);
+}
+
+/* The tightest of a few (counter, time, counter) triples: a preemption between the reads would spoil one. */
+static struct clock_sample sample_host(clockid_t id)
+{
+	struct clock_sample best = { .width = UINT64_MAX };
 
 	for (int i = 0; i < 8; i++) {
-		uint64_t before = rdtsc_ordered();
-		uint64_t ns = clock_ns(CLOCK_MONOTONIC_RAW);
-		uint64_t after = rdtsc_ordered();
+		uint64_t before = host_cycles();
+		uint64_t ns = clock_ns(id);
+		uint64_t after = host_cycles();
 
-		if (after - before < width) {
-			width = after - before;
-			best = (struct clock_sample){ before + width / 2, ns };
-		}
+		if (after - before < best.width)
+			best = (struct clock_sample){ before + (after - before) / 2, ns, after - before };
 	}
 	return best;
 }
@@ -90,13 +88,13 @@ static struct clock_sample sample_host(void)
 static uint32_t measure_khz(long ms)
 {
 	struct timespec pause = { .tv_nsec = ms * 1000000 };
-	struct clock_sample a = sample_host(), b;
+	struct clock_sample a = sample_host(CLOCK_MONOTONIC_RAW), b;
 
 	do
-		b = sample_host();
+		b = sample_host(CLOCK_MONOTONIC_RAW);
 	while (b.ns - a.ns < (uint64_t)ms * 500000 && !nanosleep(&pause, NULL));
 	while (b.ns - a.ns < (uint64_t)ms * 1000000)
-		b = sample_host();
+		b = sample_host(CLOCK_MONOTONIC_RAW);
 	return (uint32_t)((unsigned __int128)(b.cycles - a.cycles) * 1000000 / (b.ns - a.ns));
 }
 
@@ -135,7 +133,19 @@ static void host_init(void)
 uint64_t clock_host_cycles(void)
 {
 	pthread_once(&host.once, host_init);
-	return host.use_tsc ? rdtsc_ordered() : clock_monotonic_ns();
+	return host_cycles();
+}
+
+bool clock_host_is_tsc(void)
+{
+	pthread_once(&host.once, host_init);
+	return host.use_tsc;
+}
+
+struct clock_sample clock_sample(clockid_t id)
+{
+	pthread_once(&host.once, host_init);
+	return sample_host(id);
 }
 
 uint32_t clock_host_khz(void)
@@ -170,16 +180,6 @@ void vm_clock_fini(struct vm_clock *clock)
 uint64_t vm_clock_ns(const struct vm_clock *clock)
 {
 	return clock_monotonic_ns() - clock->base_ns;
-}
-
-uint64_t vm_clock_pv_ns(const struct vm_clock *clock)
-{
-	return vm_clock_ns(clock) + (uint64_t)atomic_load(&clock->pv_offset);
-}
-
-void vm_clock_pv_set(struct vm_clock *clock, uint64_t ns)
-{
-	atomic_store(&clock->pv_offset, (int64_t)(ns - vm_clock_ns(clock)));
 }
 
 uint64_t vcpu_tsc_at(const struct vcpu_tsc *tsc, uint64_t host_cycles)

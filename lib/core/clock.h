@@ -3,7 +3,7 @@
  * Time. One source for everything a guest can see:
  *
  *  - the VM clock: nanoseconds since the VM was made, on CLOCK_MONOTONIC; timers (LAPIC, PIT) run on it;
- *  - the paravirtual clock of KVM_GET/SET_CLOCK: the VM clock plus an offset the client may change;
+ *  - the paravirtual clock of KVM_GET/SET_CLOCK and kvmclock: pv_clock.h;
  *  - the guest TSC: the host's counter, scaled to the vCPU's frequency, plus an offset, plus IA32_TSC_ADJUST
  *    (SDM 3B 17.17). vCPUs share one offset unless the client writes TSCs apart.
  *
@@ -17,6 +17,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "base/compiler.h"
 
@@ -26,6 +27,7 @@
 uint64_t clock_monotonic_ns(void);
 uint64_t clock_host_cycles(void);
 uint32_t clock_host_khz(void); /* measured once per process */
+bool clock_host_is_tsc(void);  /* the counter is RDTSC */
 uint64_t clock_cycles_to_ns(uint64_t cycles);
 
 /* frequency ratio guest/host, and value * ratio without overflow. */
@@ -35,10 +37,15 @@ static inline uint64_t clock_scale(uint64_t value, uint64_t ratio)
 	return (uint64_t)(((unsigned __int128)value * ratio) >> CLOCK_RATIO_BITS);
 }
 
+/* A host clock and the counter at the same moment, give or take `width` cycles. */
+struct clock_sample {
+	uint64_t cycles, ns, width;
+};
+struct clock_sample clock_sample(clockid_t id);
+
 struct vm_clock {
-	uint64_t base_ns;          /* CLOCK_MONOTONIC at VM clock 0; constant */
-	_Atomic int64_t pv_offset; /* KVM_SET_CLOCK */
-	pthread_mutex_t lock;      /* the rest: the last TSC write by the client, for synchronisation */
+	uint64_t base_ns;     /* CLOCK_MONOTONIC at VM clock 0; constant */
+	pthread_mutex_t lock; /* the rest: the last TSC write by the client, for synchronisation */
 	bool tsc_written;
 	uint64_t tsc_write_value; /* what was written */
 	uint64_t tsc_write_host;  /* host cycles then */
@@ -56,8 +63,6 @@ struct vcpu_tsc {
 void vm_clock_init(struct vm_clock *clock);
 void vm_clock_fini(struct vm_clock *clock);
 uint64_t vm_clock_ns(const struct vm_clock *clock);
-uint64_t vm_clock_pv_ns(const struct vm_clock *clock);
-void vm_clock_pv_set(struct vm_clock *clock, uint64_t ns);
 
 /* Start counting with `khz` (not 0), in step with the VM's other vCPUs. */
 void vcpu_tsc_init(struct vcpu_tsc *tsc, struct vm_clock *clock, uint32_t khz);

@@ -80,7 +80,7 @@ static void platform_cr8_changed(struct x86_cpu *cpu)
 	vcpu->cr8_seen = cpu->cr8;
 }
 
-/* No paravirtual MSRs yet (lib/x86/pv). */
+/* The model knows all there are. */
 static bool platform_msr_read(struct x86_cpu *cpu, uint32_t index, uint64_t *value, bool *fault)
 {
 	(void)cpu, (void)index, (void)value, (void)fault;
@@ -112,6 +112,10 @@ const struct x86_platform_ops vcpu_platform_ops = {
 	.irq_ack = platform_irq_ack,
 	.tsc_read = platform_tsc_read,
 	.tsc_write = platform_tsc_write,
+	.tsc_changed = platform_tsc_changed,
+	.pv_time = platform_pv_time,
+	.pv_wall = platform_pv_wall,
+	.pv_pair = platform_pv_pair,
 	.cr8_changed = platform_cr8_changed,
 	.msr_read = platform_msr_read,
 	.msr_write = platform_msr_write,

@@ -93,6 +93,7 @@ static void destroy_parts(struct vcpu *vcpu)
 	if (vcpu->wake_fd >= 0)
 		close(vcpu->wake_fd);
 	signals_fini(&vcpu->signals);
+	vcpu_pv_fini(&vcpu->pv);
 	pthread_mutex_destroy(&vcpu->lock);
 	free(vcpu);
 }
@@ -109,6 +110,7 @@ int vcpu_create(struct vm *vm, unsigned id, struct vcpu **out, int *fd)
 	memset(vcpu, 0, size);
 	pthread_mutex_init(&vcpu->lock, NULL);
 	signals_init(&vcpu->signals);
+	vcpu_pv_init(&vcpu->pv);
 	vcpu->vm = vm;
 	vcpu->wake_fd = -1;
 	vcpu->cpu.id = id;
@@ -212,17 +214,31 @@ void vcpu_registers_changed(struct vcpu *vcpu)
 	x86_cpu_attention(cpu, X86_ATT_IRQ | X86_ATT_NMI | X86_ATT_TRAP);
 }
 
+static uint64_t tsc_adjust(const struct vcpu *vcpu)
+{
+	return __atomic_load_n(&vcpu->cpu.msr.tsc_adjust, __ATOMIC_RELAXED);
+}
+
+uint64_t vcpu_tsc_at_cycles(const struct vcpu *vcpu, uint64_t host_cycles)
+{
+	return vcpu_tsc_at(&vcpu->tsc, host_cycles) + tsc_adjust(vcpu);
+}
+
+uint64_t vcpu_tsc_offset(const struct vcpu *vcpu)
+{
+	return atomic_load(&vcpu->tsc.offset) + tsc_adjust(vcpu);
+}
+
 uint64_t vcpu_tsc_now(struct vcpu *vcpu)
 {
-	uint64_t adjust = __atomic_load_n(&vcpu->cpu.msr.tsc_adjust, __ATOMIC_RELAXED);
-
-	return vcpu_tsc_at(&vcpu->tsc, clock_host_cycles()) + adjust;
+	return vcpu_tsc_at_cycles(vcpu, clock_host_cycles());
 }
 
 static void tsc_changed(struct vcpu *vcpu)
 {
 	if (vcpu->cpu.lapic)
 		lapic_tsc_changed(&vcpu->cpu);
+	vcpu_pv_tsc_changed(vcpu);
 }
 
 void vcpu_tsc_restore(struct vcpu *vcpu, uint64_t value)

@@ -18,6 +18,7 @@
 #include "base/stats.h"
 #include "core/clock.h"
 #include "core/engine.h"
+#include "core/pv_vcpu.h"
 #include "core/signal.h"
 #include "x86/cpu.h"
 
@@ -45,6 +46,7 @@ struct vcpu {
 	struct kvm_run *run;         /* (c) VCPU_RUN_SIZE bytes, the client writes it too */
 	struct vcpu_signals signals; /* (l) */
 	struct vcpu_tsc tsc;         /* (l) to write, (a) to read */
+	struct vcpu_pv pv;           /* (l) but for what it says */
 	uint32_t mp_state;           /* (l) KVM_MP_STATE_* */
 	bool cpuid_set;              /* (l) KVM_SET_CPUID2 was made */
 	bool has_run;                /* (l) */
@@ -95,8 +97,10 @@ void vcpu_registers_changed(struct vcpu *vcpu);
  */
 int vcpu_run(struct vcpu *vcpu);
 
-/* Guest TSC with IA32_TSC_ADJUST. Thread: any. */
+/* Guest TSC with IA32_TSC_ADJUST, now and for a value of the host's counter; what is added there. Thread: any. */
 uint64_t vcpu_tsc_now(struct vcpu *vcpu);
+uint64_t vcpu_tsc_at_cycles(const struct vcpu *vcpu, uint64_t host_cycles);
+uint64_t vcpu_tsc_offset(const struct vcpu *vcpu);
 /* KVM_SET_MSRS: unlike WRMSR these two move one value and leave the other as it reads. */
 void vcpu_tsc_restore(struct vcpu *vcpu, uint64_t value);
 void vcpu_tsc_adjust_restore(struct vcpu *vcpu, uint64_t value);

@@ -152,8 +152,10 @@ static int run_engine(struct vcpu *vcpu, bool once)
 	if (unlikely(atomic_load(&vcpu->invalidate)) && atomic_exchange(&vcpu->invalidate, false) && engine->invalidate)
 		engine->invalidate(cpu);
 	start = clock_host_cycles();
+	vcpu_pv_enter(vcpu, start);
 	why = engine->run(cpu, once);
 	STAT_ADD(cpu, ENGINE_NS, clock_cycles_to_ns(clock_host_cycles() - start));
+	vcpu_pv_leave(vcpu, why == X86_EXIT_HLT);
 	vcpu_leave(vcpu);
 	return exit_handlers[why](vcpu);
 }
@@ -162,6 +164,7 @@ static int run_engine(struct vcpu *vcpu, bool once)
 static bool runnable(struct vcpu *vcpu)
 {
 	vcpu_accept_events(vcpu);
+	vcpu_pv_unhalt(vcpu);
 	if (vcpu->mp_state == KVM_MP_STATE_HALTED && x86_has_wake_event(&vcpu->cpu))
 		vcpu->mp_state = KVM_MP_STATE_RUNNABLE;
 	return vcpu->mp_state == KVM_MP_STATE_RUNNABLE;

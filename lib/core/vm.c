@@ -23,6 +23,7 @@ int vm_create(const struct tz_engine_ops *engine, struct vm **out)
 	pthread_mutex_init(&vm->lock, NULL);
 	vm_sync_init(vm);
 	vm_clock_init(&vm->clock);
+	pv_clock_init(&vm->pv_clock, vm->clock.base_ns);
 	ioeventfds_init(&vm->ioeventfds);
 	irqfds_init(vm);
 	*out = vm;
@@ -47,6 +48,7 @@ static void vm_destroy(struct vm *vm)
 	timers_fini(&vm->timers);
 	ioeventfds_fini(&vm->ioeventfds);
 	mem_fini(&vm->mem);
+	pv_clock_fini(&vm->pv_clock);
 	vm_clock_fini(&vm->clock);
 	vm_sync_fini(vm);
 	pthread_mutex_destroy(&vm->lock);

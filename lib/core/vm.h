@@ -11,6 +11,7 @@
 
 #include "core/clock.h"
 #include "core/engine.h"
+#include "core/pv_clock.h"
 #include "core/ioeventfd.h"
 #include "core/irqfd.h"
 #include "core/sync.h"
@@ -28,6 +29,7 @@ struct vm {
 	struct mem mem;
 	struct vm_sync sync;
 	struct vm_clock clock;
+	struct pv_clock pv_clock;
 	struct vm_timers timers; /* with the irqchip */
 	struct vm_ioeventfds ioeventfds;
 	struct vm_irqfds irqfds;

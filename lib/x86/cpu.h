@@ -21,6 +21,7 @@
 #include "base/compiler.h"
 #include "mem/addr.h"
 #include "x86/defs.h"
+#include "x86/pv/pv.h"
 
 struct mem;
 struct lapic;
@@ -96,6 +97,15 @@ struct x86_platform_ops {
 	/* MSRs that live above the model (paravirtual ones). True: known. Set *fault to raise #GP. */
 	bool (*msr_read)(struct x86_cpu *cpu, uint32_t index, uint64_t *value, bool *fault);
 	bool (*msr_write)(struct x86_cpu *cpu, uint32_t index, uint64_t value, bool *fault);
+	/* The guest moved its TSC (WRMSR of TSC or TSC_ADJUST); may be NULL. */
+	void (*tsc_changed)(struct x86_cpu *cpu);
+	/*
+	 * For x86/pv, all three or none: the VM's clock on this vCPU's TSC; CLOCK_REALTIME in ns when that clock was
+	 * zero; CLOCK_REALTIME and the TSC at one moment.
+	 */
+	void (*pv_time)(struct x86_cpu *cpu, struct x86_pv_time *time);
+	uint64_t (*pv_wall)(struct x86_cpu *cpu);
+	void (*pv_pair)(struct x86_cpu *cpu, struct x86_pv_pair *pair);
 	/*
 	 * Stop every other vCPU of the VM between two instructions, for a locked access
 	 * that host atomics cannot do (split over a page, MMIO). Must nest with no other lock held.
@@ -218,6 +228,7 @@ struct x86_cpu {
 	struct x86_msrs msr;
 	struct x86_events ev;
 	struct x86_io io;
+	struct x86_pv pv;
 	struct x86_cpuid cpuid;
 	struct x86_fpu fpu;
 

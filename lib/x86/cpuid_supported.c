@@ -216,6 +216,13 @@ static void add_amd_caches(struct table *t)
 	add(t, 0x80000006, (struct regs){ { 0, 0, l2, is_amd(t) ? l3 : 0 } });
 }
 
+/* KVM's own leaves (cpuid.rst); the signature is the client's to change. */
+static void add_paravirtual(struct table *t)
+{
+	add(t, 0x40000000, (struct regs){ { 0x40000001, 0x4b4d564b, 0x564b4d56, 0x4d } }); /* KVMKVMKVM */
+	add(t, 0x40000001, leaf_features(t, 0x40000001, 0));
+}
+
 static void add_extended(struct table *t)
 {
 	struct regs v = { { MAX_EXTENDED, 0, 0, 0 } };
@@ -253,6 +260,7 @@ unsigned x86_cpuid_supported(struct x86_cpuid_entry *entries, unsigned max)
 	t.extended = host_cpuid(0x80000000, 0);
 	t.host_osxsave = host_cpuid(1, 0).r[X86_CPUID_ECX] & ECX1_OSXSAVE;
 	add_basic(&t);
+	add_paravirtual(&t);
 	add_extended(&t);
 	return t.count;
 }

@@ -4,6 +4,8 @@
 #define TZ_X86_MSR_INDEX_H
 
 #define MSR_TSC 0x10u
+#define MSR_KVM_WALL_CLOCK 0x11u /* KVM's own (msr.rst): these two in the range that P5 used, */
+#define MSR_KVM_SYSTEM_TIME 0x12u
 #define MSR_PLATFORM_ID 0x17u
 #define MSR_APIC_BASE 0x1bu
 #define MSR_FEATURE_CONTROL 0x3au
@@ -34,6 +36,11 @@
 #define MSR_X2APIC_FIRST 0x800u
 #define MSR_X2APIC_LAST 0x8ffu
 #define MSR_XSS 0xda0u
+#define MSR_KVM_WALL_CLOCK_NEW 0x4b564d00u /* and again, with the others, in KVM's */
+#define MSR_KVM_SYSTEM_TIME_NEW 0x4b564d01u
+#define MSR_KVM_STEAL_TIME 0x4b564d03u
+#define MSR_KVM_PV_EOI_EN 0x4b564d04u
+#define MSR_KVM_POLL_CONTROL 0x4b564d05u
 #define MSR_EFER 0xc0000080u
 #define MSR_STAR 0xc0000081u
 #define MSR_LSTAR 0xc0000082u

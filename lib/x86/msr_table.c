@@ -75,6 +75,8 @@ static void tsc_moved(struct x86_cpu *cpu, uint64_t adjust)
 	__atomic_store_n(&cpu->msr.tsc_adjust, adjust, __ATOMIC_RELAXED);
 	if (cpu->lapic)
 		lapic_tsc_changed(cpu);
+	if (cpu->ops->tsc_changed)
+		cpu->ops->tsc_changed(cpu);
 }
 
 static bool write_tsc(WRITE_ARGS)
@@ -408,6 +410,20 @@ static bool write_de_cfg(WRITE_ARGS)
 	return !(value & ~X86_DE_CFG_LFENCE_SERIALIZE);
 }
 
+/* ---- KVM's paravirtual ones ---- */
+
+static bool read_pv(READ_ARGS)
+{
+	(void)row;
+	return x86_pv_msr_read(cpu, index, value);
+}
+
+static bool write_pv(WRITE_ARGS)
+{
+	(void)row;
+	return x86_pv_msr_write(cpu, index, value, by == X86_MSR_HOST);
+}
+
 /* ---- the table ---- */
 
 #define AT(member) ((uint16_t)offsetof(struct x86_cpu, member))
@@ -431,6 +447,7 @@ _Static_assert(offsetof(struct x86_cpu, msr) + sizeof(struct x86_msrs) < 0x10000
 const struct x86_msr_row x86_msr_rows[] = {
 	IGNORES(0x0, 0x1, "P5_MC_ADDR/TYPE", ANY, 0),
 	CALLS(MSR_TSC, MSR_TSC, "TSC", ANY, true, read_tsc, write_tsc),
+	CALLS(MSR_KVM_WALL_CLOCK, MSR_KVM_SYSTEM_TIME, "KVM_WALL_CLOCK/SYSTEM_TIME", ANY, true, read_pv, write_pv),
 	FIXED(MSR_PLATFORM_ID, MSR_PLATFORM_ID, "PLATFORM_ID", ANY, 0),
 	CHECKED(MSR_APIC_BASE, MSR_APIC_BASE, "APIC_BASE", ANY, msr.apic_base, write_apic_base),
 	IGNORES(0x2a, 0x2a, "EBL_CR_POWERON", ANY, 0),
@@ -481,6 +498,10 @@ const struct x86_msr_row x86_msr_rows[] = {
 	FIXED(0x619, 0x619, "DRAM_ENERGY_STATUS", ANY, 0),
 	FIXED(0x639, 0x639, "PP0_ENERGY_STATUS", ANY, 0),
 	FIXED(0x641, 0x641, "PP1_ENERGY_STATUS", ANY, 0),
+	CALLS(MSR_KVM_WALL_CLOCK_NEW, MSR_KVM_SYSTEM_TIME_NEW, "KVM_WALL_CLOCK/SYSTEM_TIME_NEW", ANY, true, read_pv,
+	      write_pv),
+	CALLS(MSR_KVM_STEAL_TIME, MSR_KVM_POLL_CONTROL, "KVM_STEAL_TIME/PV_EOI_EN/POLL_CONTROL", ANY, true, read_pv,
+	      write_pv),
 	CALLS(MSR_EFER, MSR_EFER, "EFER", ANY, true, read_efer, write_efer),
 	PLAIN(MSR_STAR, "STAR", X86_FEAT_SYSCALL, msr.star, ALL64),
 	CHECKED(MSR_LSTAR, MSR_LSTAR, "LSTAR", X86_FEAT_LM, msr.lstar, write_canonical),

@@ -80,6 +80,7 @@ void x86_reset(struct x86_cpu *cpu, bool init)
 		x86_msr_reset(cpu);
 		x86_fpu_reset(cpu);
 	}
+	x86_pv_reset(cpu, init);
 	if (cpu->lapic)
 		lapic_reset(cpu, init);
 	if (cpu->tlb)

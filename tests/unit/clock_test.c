@@ -140,18 +140,6 @@ static void test_tsc_is_monotonic(void **state)
 	}
 }
 
-static void test_pv_clock(void **state)
-{
-	struct two *t = *state;
-	uint64_t vm = vm_clock_ns(&t->clock);
-
-	assert_true(vm < 10 * SECOND);
-	vm_clock_pv_set(&t->clock, 5000 * SECOND);
-	assert_in_range(vm_clock_pv_ns(&t->clock), 5000 * SECOND, 5001 * SECOND);
-	/* Timers do not notice. */
-	assert_true(vm_clock_ns(&t->clock) - vm < SECOND);
-}
-
 /* ---- timers ---- */
 
 struct record {
@@ -242,7 +230,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_tsc_writes_synchronise, two_setup, two_teardown),
 		cmocka_unit_test_setup_teardown(test_tsc_frequency, two_setup, two_teardown),
 		cmocka_unit_test_setup_teardown(test_tsc_is_monotonic, two_setup, two_teardown),
-		cmocka_unit_test_setup_teardown(test_pv_clock, two_setup, two_teardown),
 		cmocka_unit_test(test_timers_fire_in_order),
 		cmocka_unit_test(test_timers_disarm_and_rearm),
 	};

@@ -265,7 +265,10 @@ static int apply_feature(struct cpu_model *m, const struct cpu_model *offered, c
 	}
 	if (on && !table_has(offered, f))
 		return refuse_feature(accel, f->name);
-	table_set(m, f, on);
+	/* "kvmclock" is two bits, as in QEMU. */
+	for (size_t i = 0; i < ARRAY_LEN(features); i++)
+		if (!strcmp(features[i].name, f->name) && (!on || table_has(offered, &features[i])))
+			table_set(m, &features[i], on);
 	return 0;
 }
 
@@ -480,6 +483,11 @@ static void apply_host(struct cpu_model *m)
 
 static int choose_model(struct cpu_model *m, const struct accel *accel, const char *name)
 {
+	/*
+	 * Only by name, as in QEMU: a guest that is told that its TSC is invariant takes that for its clock instead of
+	 * kvmclock, which follows the host's.
+	 */
+	table_set(m, find_feature("invtsc"), false);
 	if (!strcmp(name, "max"))
 		return 0;
 	if (!strcmp(name, "host")) {

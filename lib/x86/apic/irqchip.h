@@ -76,6 +76,10 @@ bool lapic_msr_write(struct x86_cpu *cpu, uint32_t index, uint64_t value);
 bool lapic_set_base(struct x86_cpu *cpu, uint64_t value);
 /* An edge-triggered IPI, `icr`'s vector and mode, to the APIC ids min + n for each bit n of `set`; how many took it. */
 int lapic_send_set(struct x86_cpu *cpu, uint64_t set, uint64_t min, uint32_t icr);
+/* KVM_HC_KICK_CPU: end the halt of the vCPU with this APIC id, or its next one. */
+void lapic_unhalt(struct x86_cpu *cpu, uint32_t apic_id);
+/* PV EOI under way: it is done if the guest did it, else the guest must do a real one. Thread: the vCPU's own. */
+void lapic_pv_eoi_settle(struct x86_cpu *cpu);
 /* The guest TSC was written or its offset changed: rearm the deadline timer. */
 void lapic_tsc_changed(struct x86_cpu *cpu);
 

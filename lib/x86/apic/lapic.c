@@ -54,6 +54,9 @@ void lapic_update_locked(struct lapic *l)
 	atomic_store_explicit(&l->ppr, ppr, memory_order_relaxed);
 	atomic_store_explicit(&l->apr, arbitration_priority(tpr, in_service, irr < 0 ? 0 : (uint32_t)irr),
 			      memory_order_relaxed);
+	/* With a paravirtual EOI under way only the vCPU can tell what is in service. */
+	if (irr >= 0 && atomic_load_explicit(&l->pv_eoi, memory_order_relaxed))
+		lapic_kick(l);
 	if (atomic_load_explicit(&l->deliverable, memory_order_relaxed) == now)
 		return;
 	atomic_store(&l->deliverable, now);
@@ -143,6 +146,55 @@ void lapic_lint0_update_locked(struct lapic *l)
 	}
 }
 
+/* ---- paravirtual EOI ---- */
+
+/* An EOI that nobody but the LAPIC hears of, and with nothing behind it that waits for it. */
+static bool pv_eoi_possible_locked(struct lapic *l, uint8_t vector)
+{
+	return x86_pv_eoi_enabled(&l->cpu->pv) && highest(l->irr) < 0 && !test_bit(l->tmr, vector) &&
+	       atomic_load_explicit(&l->chip->pit_eoi_vector, memory_order_relaxed) != vector;
+}
+
+static void pv_eoi_done_locked(struct lapic *l)
+{
+	int isr = highest(l->isr);
+
+	l->pv_eoi = false;
+	if (isr >= 0)
+		clear_bit(l->isr, (uint8_t)isr);
+	lapic_update_locked(l);
+}
+
+static void pv_eoi_settle_locked(struct lapic *l)
+{
+	if (!l->pv_eoi)
+		return;
+	if (x86_pv_eoi_take(l->cpu))
+		l->pv_eoi = false;
+	else
+		pv_eoi_done_locked(l);
+}
+
+void lapic_pv_eoi_settle(struct x86_cpu *cpu)
+{
+	struct lapic *l = cpu->lapic;
+
+	if (likely(!atomic_load_explicit(&l->pv_eoi, memory_order_relaxed)))
+		return;
+	lapic_lock(l);
+	pv_eoi_settle_locked(l);
+	lapic_unlock(l);
+}
+
+/* What waits may be held back by a vector that the guest has ended. */
+static tz_cold void pv_eoi_look(struct lapic *l)
+{
+	lapic_lock(l);
+	if (l->pv_eoi && highest(l->irr) >= 0)
+		pv_eoi_settle_locked(l);
+	lapic_unlock(l);
+}
+
 void lapic_eoi(struct lapic *l)
 {
 	uint8_t vector;
@@ -150,6 +202,7 @@ void lapic_eoi(struct lapic *l)
 	int isr;
 
 	lapic_lock(l);
+	pv_eoi_settle_locked(l);
 	isr = highest(l->isr);
 	if (isr < 0) {
 		lapic_unlock(l);
@@ -172,6 +225,8 @@ bool lapic_irq_pending(struct x86_cpu *cpu)
 {
 	struct lapic *l = cpu->lapic;
 
+	if (unlikely(atomic_load_explicit(&l->pv_eoi, memory_order_relaxed)))
+		pv_eoi_look(l);
 	if (atomic_load(&l->deliverable) >= 0)
 		return true;
 	return atomic_load(&l->chip->pic_output) && (atomic_load(&l->extint_wired) || atomic_load(&l->extint_msg));
@@ -189,11 +244,14 @@ int lapic_irq_ack(struct x86_cpu *cpu)
 			return vector;
 	}
 	lapic_lock(l);
+	pv_eoi_settle_locked(l);
 	vector = l->deliverable;
 	if (vector >= 0) {
 		clear_bit(l->irr, (uint8_t)vector);
 		set_bit(l->isr, (uint8_t)vector);
 		lapic_update_locked(l);
+		if (pv_eoi_possible_locked(l, (uint8_t)vector))
+			l->pv_eoi = x86_pv_eoi_offer(cpu);
 	}
 	lapic_unlock(l);
 	return vector;
@@ -237,6 +295,7 @@ void lapic_reset_regs_locked(struct lapic *l)
 	for (unsigned i = 0; i < LVT_COUNT; i++)
 		l->lvt[i] = LVT_MASKED;
 	atomic_store(&l->extint_msg, false);
+	atomic_store(&l->pv_eoi, false);
 }
 
 void lapic_reset(struct x86_cpu *cpu, bool init)

@@ -145,3 +145,18 @@ int lapic_send_set(struct x86_cpu *cpu, uint64_t set, uint64_t min, uint32_t icr
 	}
 	return accepted;
 }
+
+void lapic_unhalt(struct x86_cpu *cpu, uint32_t apic_id)
+{
+	struct irqchip *chip = cpu->lapic->chip;
+	unsigned limit = atomic_load_explicit(&chip->lapic_limit, memory_order_acquire);
+
+	for (unsigned n = 0; n < limit; n++) {
+		struct lapic *l = atomic_load_explicit(&chip->lapic[n], memory_order_acquire);
+
+		if (!l || atomic_load(&l->id) != apic_id)
+			continue;
+		atomic_store(&l->cpu->pv.unhalted, true);
+		lapic_kick(l);
+	}
+}

@@ -56,6 +56,7 @@ bool lapic_reg_read(struct lapic *l, uint32_t reg, uint32_t *value)
 {
 	bool known;
 
+	lapic_pv_eoi_settle(l->cpu);
 	lapic_lock(l);
 	known = !(reg & 0xf) && read_locked(l, reg, value);
 	lapic_unlock(l);

@@ -89,6 +89,11 @@ struct lapic {
 	uint32_t icr, icr2;              /* (l) */
 	uint32_t lvt[LVT_COUNT];         /* (l) */
 	bool lint0_level;                /* (l) the PIC's output as last seen */
+	/*
+	 * The guest was told to end the highest vector in service by clearing a bit in its memory: isr may be behind
+	 * the truth until the vCPU's thread has looked. (r)
+	 */
+	_Atomic bool pv_eoi;
 
 	/* Timer: all (l). The bus clock is 1 GHz, so a count times the divisor is in ns. */
 	uint32_t tmict, tdcr;
