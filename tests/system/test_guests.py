@@ -21,9 +21,13 @@ AMD = ["--cpu", "max,vendor=AuthenticAMD"]
 SMALL_CACHE = ["--code-cache", "1M"]
 VARIANTS = {
     "smp64": [["--cpus", "2"], ["--cpus", "4"]],
+    "smc64": [[], ["--cpus", "2"], ["--cpus", "3"], SMALL_CACHE],
     "sensitive64": [INTEL, AMD, ["--cpu", "qemu64"]],
     "transfers64": [INTEL, AMD],
 }
+
+# What docs/caveats.md admits; such a test must fail until it is mended.
+CAVEATS = {("dma64", "translate"): "code that a device writes is not noticed while OUT is being finished"}
 
 
 def guest_runs():
@@ -44,7 +48,9 @@ def run_guest(program, engine, *args, timeout=PATIENCE):
 
 @pytest.mark.sanitize
 @pytest.mark.parametrize("program,variant", guest_runs())
-def test_guest_program(program, variant, engine):
+def test_guest_program(program, variant, engine, request):
+    if (program, engine) in CAVEATS:
+        request.node.add_marker(pytest.mark.xfail(reason=CAVEATS[program, engine], strict=True))
     run_guest(program, engine, *variant)
 
 
