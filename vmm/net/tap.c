@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <poll.h>
@@ -286,6 +287,26 @@ static int open_queue(struct net_tap *tap, struct tap_queue *q)
 	return 0;
 }
 
+/*
+ * The flags of the interface behind fd; 0: it is none. TUNGETIFF has one bit for two things: IFF_NO_PI, and that no
+ * packet filter is attached. So a filter that lets everything pass is, for a moment, where there is none.
+ */
+static short tap_flags(int fd, struct ifreq *ifr)
+{
+	struct sock_filter pass = BPF_STMT(BPF_RET | BPF_K, UINT32_MAX);
+	struct sock_fprog filter = { .len = 1, .filter = &pass }, present = { 0 };
+	bool attached;
+
+	if (ioctl(fd, TUNGETIFF, ifr) < 0)
+		return 0;
+	attached = ioctl(fd, TUNGETFILTER, &present) == 0 && !present.len && ioctl(fd, TUNATTACHFILTER, &filter) == 0;
+	if (attached && ioctl(fd, TUNGETIFF, ifr) < 0)
+		ifr->ifr_flags = 0;
+	if (attached)
+		ioctl(fd, TUNDETACHFILTER, &filter);
+	return ifr->ifr_flags;
+}
+
 /* A descriptor that this program was started with. */
 static int take_fd(struct net_tap *tap, unsigned fd)
 {
@@ -293,7 +314,7 @@ static int take_fd(struct net_tap *tap, unsigned fd)
 	int header = sizeof(struct virtio_net_hdr), flags;
 
 	tap->queue[0].fd = -1;
-	if (ioctl((int)fd, TUNGETIFF, &ifr) < 0 || !(ifr.ifr_flags & IFF_TAP)) {
+	if (!(tap_flags((int)fd, &ifr) & IFF_TAP)) {
 		msg_error("--net tap: fd=%u is not the descriptor of a tap interface", fd);
 		return -EINVAL;
 	}
