@@ -21,6 +21,15 @@ struct device *serial_create(struct timer_service *timers, struct irq_line irq, 
 #define RTC_CMOS_SIZE 128
 struct device *rtc_create(struct timer_service *timers, struct irq_line irq, const uint8_t cmos[RTC_CMOS_SIZE]);
 
+/*
+ * HPET. Region 0: its 1 KiB of registers. gsi.set(ctx, n, level) drives GSI n: those of HPET_ROUTES, and 0 and 8 while
+ * `legacy` is high, when the PIT and the RTC must leave them alone.
+ */
+#define HPET_SIZE 0x400
+#define HPET_ROUTES UINT32_C(0x00f00000)
+#define HPET_ID UINT32_C(0x8086a201) /* low half of the capabilities, for the ACPI table */
+struct device *hpet_create(struct timer_service *timers, struct irq_line gsi, struct irq_line legacy);
+
 /* 8042 keyboard controller, nothing plugged in. Region 0: data (0x60); 1: command/status (0x64); 2: port 0x92. */
 struct device *i8042_create(struct irq_line irq1, struct machine_control control);
 
