@@ -21,7 +21,7 @@ VMM_LDLIBS := -lslirp
 
 LIB_PLAIN_SRC := $(wildcard lib/base/*.c lib/core/*.c lib/api/*.c)
 LIB_GUEST_SRC := $(wildcard lib/mem/*.c lib/x86/*.c lib/x86/*/*.c lib/interp/*.c lib/translate/*.c)
-VMM_SRC := $(wildcard vmm/*.c vmm/*/*.c)
+VMM_SRC := $(wildcard vmm/*.c vmm/*/*.c vmm/*/*/*.c)
 LIB_OBJ := $(LIB_PLAIN_SRC:%.c=$(BUILD)/obj/%.o) $(LIB_GUEST_SRC:%.c=$(BUILD)/obj/%.o)
 VMM_OBJ := $(VMM_SRC:%.c=$(BUILD)/obj/%.o)
 VMM_LIB_OBJ := $(filter-out $(BUILD)/obj/vmm/cli/main.o,$(VMM_OBJ))

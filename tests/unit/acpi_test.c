@@ -14,6 +14,7 @@ struct fixture {
 	const struct acpi_rsdp *rsdp;
 	const struct acpi_fadt *fadt;
 	const struct acpi_madt *madt;
+	const struct acpi_mcfg *mcfg;
 	const struct acpi_header *dsdt;
 };
 
@@ -55,8 +56,8 @@ static void create(struct fixture *f, unsigned cpus)
 {
 	struct board_config config = { .ram = &f->ram, .cpus = cpus, .control = fix_control(&f->rec) };
 	const struct acpi_header *xsdt, *rsdt;
-	uint64_t xsdt_entry[2];
-	uint32_t rsdt_entry[2];
+	uint64_t xsdt_entry[3];
+	uint32_t rsdt_entry[3];
 
 	memset(f, 0, sizeof(*f));
 	assert_int_equal(ram_create(&f->ram, UINT64_C(16) << 20), 0);
@@ -74,8 +75,10 @@ static void create(struct fixture *f, unsigned cpus)
 	memcpy(rsdt_entry, rsdt + 1, sizeof(rsdt_entry));
 	assert_int_equal(xsdt_entry[0], rsdt_entry[0]);
 	assert_int_equal(xsdt_entry[1], rsdt_entry[1]);
+	assert_int_equal(xsdt_entry[2], rsdt_entry[2]);
 	f->fadt = table(&f->ram, xsdt_entry[0], "FACP");
 	f->madt = table(&f->ram, xsdt_entry[1], "APIC");
+	f->mcfg = table(&f->ram, xsdt_entry[2], "MCFG");
 	f->dsdt = table(&f->ram, f->fadt->x_dsdt, "DSDT");
 }
 
@@ -139,10 +142,11 @@ static void test_madt(void **state)
 
 static void test_too_many_cpus(void **state)
 {
+	const struct acpi_request request = { .cpus = 100000 };
 	struct acpi_tables tables;
 
 	(void)state;
-	assert_true(acpi_build(&tables, 100000) < 0);
+	assert_true(acpi_build(&tables, &request) < 0);
 	assert_null(tables.image);
 }
 
@@ -189,6 +193,7 @@ static int dump_all(const char *dir)
 	dump(dir, "facp", f.fadt, f.fadt->header.length);
 	dump(dir, "facs", ram_ptr(&f.ram, f.fadt->firmware_ctrl, 64), 64);
 	dump(dir, "apic", f.madt, f.madt->header.length);
+	dump(dir, "mcfg", f.mcfg, f.mcfg->header.length);
 	dump(dir, "dsdt", f.dsdt, f.dsdt->length);
 	destroy(&f);
 	return 0;

@@ -219,7 +219,7 @@ static void test_cmos_sizes(void **state)
 	static const struct {
 		uint8_t reg, value;
 	} expected[] = { { 0x15, 0x80 }, { 0x16, 0x02 }, { 0x30, 0xff }, { 0x31, 0xff }, { 0x34, 0x00 },
-			 { 0x35, 0xbf }, { 0x5b, 0x00 }, { 0x5c, 0x80 }, { 0x5d, 0x00 }, { 0x5f, 0x01 } };
+			 { 0x35, 0x7f }, { 0x5b, 0x00 }, { 0x5c, 0xc0 }, { 0x5d, 0x00 }, { 0x5f, 0x01 } };
 
 	for (size_t i = 0; i < ARRAY_SIZE(expected); i++) {
 		fix_out(f->bus, 0x70, expected[i].reg, 1);
@@ -234,15 +234,15 @@ static void test_memory_map(void **state)
 	unsigned n = board_e820(f->board, map);
 	uint64_t ram = 0;
 
-	assert_int_equal(n, 5);
+	assert_int_equal(n, 6); /* with ECAM */
 	for (unsigned i = 0; i < n; i++) {
 		if (i)
 			assert_true(map[i].base >= map[i - 1].base + map[i - 1].size);
 		if (map[i].type == 1)
 			ram += map[i].size;
 	}
-	assert_int_equal(map[4].base, RAM_ABOVE_4G);
-	assert_int_equal(map[4].size, UINT64_C(2) << 30);
+	assert_int_equal(map[5].base, RAM_ABOVE_4G);
+	assert_int_equal(map[5].size, (UINT64_C(5) << 30) - RAM_HOLE_START);
 	assert_int_equal(ram, (UINT64_C(5) << 30) - 0x100000 + 0x9fc00);
 }
 

@@ -104,6 +104,28 @@ static void test_split(void **state)
 	bus_destroy(bus);
 }
 
+/* Regions that come and go: what the guest moves. */
+static void test_unmap(void **state)
+{
+	struct bus *bus = bus_create();
+	struct probe a = { 0 }, b = { 0 };
+
+	(void)state;
+	device_init(&a.dev, &byte_ops);
+	device_init(&b.dev, &byte_ops);
+	assert_int_equal(bus_map(bus, BUS_PIO, 0x100, 8, &a.dev, 1), 0);
+	assert_int_equal(bus_map_quiet(bus, BUS_PIO, 0x104, 8, &b.dev, 0), -EEXIST);
+	bus_unmap(bus, BUS_PIO, 0x100, &b.dev, 1); /* not its own */
+	bus_unmap(bus, BUS_PIO, 0x100, &a.dev, 0);
+	bus_unmap(bus, BUS_PIO, 0x104, &a.dev, 1);
+	assert_int_equal(fix_in(bus, 0x107, 1), 7);
+	bus_unmap(bus, BUS_PIO, 0x100, &a.dev, 1);
+	assert_int_equal(fix_in(bus, 0x107, 1), 0xff);
+	assert_int_equal(bus_map_quiet(bus, BUS_PIO, 0x104, 8, &b.dev, 0), 0);
+	assert_int_equal(fix_in(bus, 0x107, 1), 3);
+	bus_destroy(bus);
+}
+
 /* 0xcf8 without a PCI bridge, and the reset port at 0xcf9. */
 static void test_first_byte_claims(void **state)
 {
@@ -156,7 +178,7 @@ static void test_ram_layout(void **state)
 	assert_int_equal(ram_create(&ram, UINT64_C(1) << 50), -E2BIG);
 	assert_int_equal(ram_create(&ram, UINT64_C(5) << 30), 0);
 	assert_int_equal(ram.below_size, RAM_HOLE_START);
-	assert_int_equal(ram.above_size, UINT64_C(2) << 30);
+	assert_int_equal(ram.above_size, UINT64_C(3) << 30);
 	assert_null(ram_ptr(&ram, RAM_HOLE_START, 1));
 	assert_null(ram_ptr(&ram, RAM_HOLE_START - 1, 2));
 	assert_null(ram_ptr(&ram, RAM_ABOVE_4G - 1, 1));
@@ -217,10 +239,15 @@ static void test_options(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_unclaimed), cmocka_unit_test(test_overlap),
-		cmocka_unit_test(test_split),     cmocka_unit_test(test_first_byte_claims),
-		cmocka_unit_test(test_widen),     cmocka_unit_test(test_ram_layout),
-		cmocka_unit_test(test_nearest),   cmocka_unit_test(test_options),
+		cmocka_unit_test(test_unclaimed),
+		cmocka_unit_test(test_overlap),
+		cmocka_unit_test(test_unmap),
+		cmocka_unit_test(test_split),
+		cmocka_unit_test(test_first_byte_claims),
+		cmocka_unit_test(test_widen),
+		cmocka_unit_test(test_ram_layout),
+		cmocka_unit_test(test_nearest),
+		cmocka_unit_test(test_options),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,6 +19,7 @@ static const char help_text[] =
 	"Usage: trapeze run --kernel FILE [OPTION…]\n"
 	"Boots a kernel in a virtual machine; the guest's first serial port is the terminal.\n"
 	"\n"
+	"  --machine KIND    pc (default) or microvm: no PCI, virtio devices at fixed addresses\n"
 	"  --kernel FILE     bzImage, ELF with a PVH note, or Multiboot 1 image\n"
 	"  --initrd FILE     initial RAM disk (Multiboot: the first module)\n"
 	"  --append STRING   kernel command line\n"
@@ -165,6 +166,19 @@ static int option_net(struct machine_config *c, const char *value)
 	return bad("--net", value, "too many networks");
 }
 
+static int option_machine(struct machine_config *c, const char *value)
+{
+	const char *const *names = board_kind_names();
+
+	for (unsigned i = 0; names[i]; i++)
+		if (!strcmp(names[i], value)) {
+			c->board = (enum board_kind)i;
+			return 0;
+		}
+	msg_error("--machine %s: unknown board; did you mean \"%s\"?", value, nearest_name(value, names));
+	return -EINVAL;
+}
+
 static int option_kernel(struct machine_config *c, const char *value)
 {
 	c->kernel = value;
@@ -217,6 +231,7 @@ struct option_row {
 };
 
 static const struct option_row options[] = {
+	{ "--machine", true, option_machine, board_kind_names },
 	{ "--kernel", true, option_kernel, NULL },
 	{ "--initrd", true, option_initrd, NULL },
 	{ "--append", true, option_append, NULL },

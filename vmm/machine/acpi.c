@@ -19,6 +19,7 @@
 #define IOAPIC_BASE 0xfec00000u
 #define XAPIC_IDS 255 /* 0xff is the broadcast */
 #define DSDT_SIZE_MAX 0x4000
+#define TABLES_MAX 8 /* that the RSDT lists */
 
 struct builder {
 	struct acpi_tables *out;
@@ -78,7 +79,7 @@ static void seal(struct acpi_header *h)
 
 /* ---- DSDT ---- */
 
-static void dsdt_contents(struct aml *aml)
+static void dsdt_contents(struct aml *aml, const struct acpi_request *request)
 {
 	aml_name(aml, "\\_S5");
 	aml_package(aml, 4);
@@ -89,20 +90,19 @@ static void dsdt_contents(struct aml *aml)
 	aml_end(aml);
 
 	aml_scope(aml, "\\_SB");
-	for (unsigned i = 0; i < board_part_count; i++)
-		if (board_parts[i].builtin && board_parts[i].describe)
-			board_parts[i].describe(aml);
+	if (request->describe)
+		request->describe(request->ctx, aml);
 	aml_end(aml);
 }
 
-static struct acpi_header *build_dsdt(struct builder *b)
+static struct acpi_header *build_dsdt(struct builder *b, const struct acpi_request *request)
 {
 	struct acpi_header *h;
 	struct aml aml;
 	uint8_t code[DSDT_SIZE_MAX];
 
 	aml_init(&aml, code, sizeof(code));
-	dsdt_contents(&aml);
+	dsdt_contents(&aml, request);
 	h = start_table(b, sizeof(*h) + aml.size, "DSDT", 2); /* 2: integers are 64 bits wide */
 	if (!h || aml.overflow) {
 		b->overflow = true;
@@ -134,7 +134,8 @@ static struct acpi_gas io_register(uint16_t port, uint8_t bytes, uint8_t access)
 	};
 }
 
-static struct acpi_header *build_fadt(struct builder *b, uint32_t facs, uint32_t dsdt)
+static struct acpi_header *build_fadt(struct builder *b, const struct acpi_request *request, uint32_t facs,
+				      uint32_t dsdt)
 {
 	struct acpi_fadt *f = start_table(b, sizeof(*f), "FACP", 6);
 
@@ -156,7 +157,8 @@ static struct acpi_header *build_fadt(struct builder *b, uint32_t facs, uint32_t
 	f->p_lvl2_lat = ACPI_NO_C2;
 	f->p_lvl3_lat = ACPI_NO_C3;
 	f->century = CMOS_CENTURY;
-	f->iapc_boot_arch = ACPI_BOOT_LEGACY_DEVICES | ACPI_BOOT_8042 | ACPI_BOOT_NO_VGA;
+	f->iapc_boot_arch = ACPI_BOOT_LEGACY_DEVICES | ACPI_BOOT_NO_VGA | (request->i8042 ? ACPI_BOOT_8042 : 0) |
+			    (request->rtc ? 0 : ACPI_BOOT_NO_CMOS_RTC);
 	/* A fixed power button, no sleep button; alarms do not wake a machine that cannot sleep. */
 	f->flags = ACPI_FADT_WBINVD | ACPI_FADT_PROC_C1 | ACPI_FADT_SLP_BUTTON | ACPI_FADT_FIX_RTC |
 		   ACPI_FADT_TMR_VAL_EXT | ACPI_FADT_RESET_REG_SUP;
@@ -243,6 +245,20 @@ static struct acpi_header *build_madt(struct builder *b, unsigned cpus)
 	return &m->header;
 }
 
+/* ---- MCFG ---- */
+
+static struct acpi_header *build_mcfg(struct builder *b, uint64_t ecam)
+{
+	struct acpi_mcfg *m = start_table(b, sizeof(*m), "MCFG", 1);
+
+	if (!m)
+		return NULL;
+	m->base = ecam;
+	m->bus_end = 255;
+	seal(&m->header);
+	return &m->header;
+}
+
 /* ---- RSDT, XSDT, RSDP ---- */
 
 static uint32_t build_rsdt(struct builder *b, const uint32_t *tables, unsigned count)
@@ -283,13 +299,14 @@ static void finish_rsdp(struct acpi_rsdp *r, uint32_t rsdt, uint32_t xsdt)
 	r->extended_checksum = checksum(r, sizeof(*r));
 }
 
-int acpi_build(struct acpi_tables *tables, unsigned cpus)
+int acpi_build(struct acpi_tables *tables, const struct acpi_request *request)
 {
 	struct builder b = { .out = tables };
 	struct acpi_rsdp *rsdp;
 	struct acpi_facs *facs;
-	struct acpi_header *dsdt, *fadt, *madt;
-	uint32_t list[2], rsdt, xsdt;
+	struct acpi_header *dsdt, *table[TABLES_MAX] = { NULL };
+	uint32_t list[TABLES_MAX], rsdt, xsdt;
+	unsigned count = 0;
 
 	tables->gpa = BIOS_START;
 	tables->size = 0;
@@ -298,14 +315,16 @@ int acpi_build(struct acpi_tables *tables, unsigned cpus)
 		return -ENOMEM;
 	rsdp = reserve(&b, sizeof(*rsdp), 16);
 	facs = build_facs(&b);
-	dsdt = build_dsdt(&b);
-	fadt = facs && dsdt ? build_fadt(&b, gpa_of(&b, facs), gpa_of(&b, dsdt)) : NULL;
-	madt = build_madt(&b, cpus);
-	if (fadt && madt) {
-		list[0] = gpa_of(&b, fadt);
-		list[1] = gpa_of(&b, madt);
-		rsdt = build_rsdt(&b, list, 2);
-		xsdt = build_xsdt(&b, list, 2);
+	dsdt = build_dsdt(&b, request);
+	table[count++] = facs && dsdt ? build_fadt(&b, request, gpa_of(&b, facs), gpa_of(&b, dsdt)) : NULL;
+	table[count++] = build_madt(&b, request->cpus);
+	if (request->ecam)
+		table[count++] = build_mcfg(&b, request->ecam);
+	if (!b.overflow) {
+		for (unsigned i = 0; i < count; i++)
+			list[i] = gpa_of(&b, table[i]);
+		rsdt = build_rsdt(&b, list, count);
+		xsdt = build_xsdt(&b, list, count);
 		finish_rsdp(rsdp, rsdt, xsdt);
 	}
 	if (b.overflow) {

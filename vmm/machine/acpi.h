@@ -3,6 +3,7 @@
 #ifndef VMM_MACHINE_ACPI_H
 #define VMM_MACHINE_ACPI_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,8 +15,20 @@ struct acpi_tables {
 	size_t size;
 };
 
-/* 0, -ENOMEM, -E2BIG: too many CPUs for the space. */
-int acpi_build(struct acpi_tables *tables, unsigned cpus);
+struct aml;
+
+/* What the tables say. */
+struct acpi_request {
+	unsigned cpus;
+	uint64_t ecam;   /* PCI configuration space of buses 0..255, 0: none */
+	bool i8042, rtc; /* there is one */
+	/* The board's devices, within the scope \_SB. */
+	void (*describe)(void *ctx, struct aml *aml);
+	void *ctx;
+};
+
+/* 0, -ENOMEM, -E2BIG: too many CPUs or devices for the space. */
+int acpi_build(struct acpi_tables *tables, const struct acpi_request *request);
 void acpi_free(struct acpi_tables *tables);
 
 #endif

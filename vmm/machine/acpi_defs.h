@@ -49,6 +49,15 @@ struct acpi_gas { /* 5.2.3.2 */
 #define ACPI_ACCESS_WORD 2
 #define ACPI_ACCESS_DWORD 3
 
+struct acpi_mcfg { /* PCI Firmware 3.2, 4.1.2: one segment */
+	struct acpi_header header;
+	uint64_t reserved0;
+	uint64_t base;
+	uint16_t segment;
+	uint8_t bus_start, bus_end;
+	uint32_t reserved1;
+} ACPI_PACKED;
+
 struct acpi_fadt { /* 5.2.9, revision 6 */
 	struct acpi_header header;
 	uint32_t firmware_ctrl;
@@ -116,6 +125,7 @@ _Static_assert(sizeof(struct acpi_fadt) == 276, "FADT of ACPI 6");
 #define ACPI_BOOT_LEGACY_DEVICES 0x0001
 #define ACPI_BOOT_8042 0x0002
 #define ACPI_BOOT_NO_VGA 0x0004
+#define ACPI_BOOT_NO_CMOS_RTC 0x0020
 
 /* flags, table 5.10 */
 #define ACPI_FADT_WBINVD (1u << 0)

@@ -15,9 +15,14 @@ enum {
 	OP_SCOPE = 0x10,
 	OP_BUFFER = 0x11,
 	OP_PACKAGE = 0x12,
+	OP_METHOD = 0x14,
 	OP_EXT = 0x5b,
 	OP_EXT_DEVICE = 0x82,
 	OP_ROOT = 0x5c,
+	OP_ARG0 = 0x68,
+	OP_STORE = 0x70,
+	OP_IF = 0xa0,
+	OP_RETURN = 0xa4,
 };
 
 /* Resource descriptors (6.4.2) */
@@ -25,6 +30,18 @@ enum {
 #define RES_IO_DECODE16 0x01
 #define RES_IRQ 0x22
 #define RES_END 0x79
+/* 6.4.3 */
+#define RES_MEMORY32_FIXED 0x86
+#define RES_DWORD_WINDOW 0x87
+#define RES_WORD_WINDOW 0x88
+#define RES_INTERRUPT 0x89
+#define WINDOW_MEMORY 0
+#define WINDOW_IO 1
+#define WINDOW_BUS 2
+#define WINDOW_FIXED 0x0c /* both ends */
+#define WINDOW_MEMORY_RW 0x01
+#define WINDOW_IO_ENTIRE 0x03
+#define INTERRUPT_LEVEL_HIGH_SHARED 0x09 /* and a consumer's */
 
 #define NAME_SEG 4
 #define PKG_LENGTH_BYTES 3 /* always the three-byte form of PkgLength (20.2.4): up to 1 MiB */
@@ -103,6 +120,33 @@ void aml_device(struct aml *aml, const char *name)
 	put_name(aml, name);
 }
 
+void aml_method(struct aml *aml, const char *name, unsigned args)
+{
+	put_byte(aml, OP_METHOD);
+	open_package(aml);
+	put_name(aml, name);
+	put_byte(aml, (uint8_t)args); /* not serialized */
+}
+
+void aml_if_name(struct aml *aml, const char *name)
+{
+	put_byte(aml, OP_IF);
+	open_package(aml);
+	put_name(aml, name);
+}
+
+void aml_return(struct aml *aml)
+{
+	put_byte(aml, OP_RETURN);
+}
+
+void aml_store_arg(struct aml *aml, unsigned arg, const char *name)
+{
+	put_byte(aml, OP_STORE);
+	put_byte(aml, (uint8_t)(OP_ARG0 + arg));
+	put_name(aml, name);
+}
+
 void aml_name(struct aml *aml, const char *name)
 {
 	put_byte(aml, OP_NAME);
@@ -174,6 +218,58 @@ void aml_crs_irq(struct aml *aml, unsigned irq)
 	const uint8_t descriptor[] = { RES_IRQ, (uint8_t)(1u << irq), (uint8_t)(1u << irq >> 8) };
 
 	put(aml, descriptor, sizeof(descriptor));
+}
+
+static void put_number(struct aml *aml, uint32_t value, unsigned bytes)
+{
+	put(aml, &value, bytes); /* little endian, as this host */
+}
+
+void aml_crs_interrupt(struct aml *aml, uint32_t gsi)
+{
+	const uint8_t head[] = { RES_INTERRUPT, 6, 0, INTERRUPT_LEVEL_HIGH_SHARED, 1 };
+
+	put(aml, head, sizeof(head));
+	put_number(aml, gsi, 4);
+}
+
+void aml_crs_memory(struct aml *aml, uint32_t base, uint32_t size)
+{
+	const uint8_t head[] = { RES_MEMORY32_FIXED, 9, 0, 1 };
+
+	put(aml, head, sizeof(head));
+	put_number(aml, base, 4);
+	put_number(aml, size, 4);
+}
+
+/* Granularity 0, first and last address, no translation, length; `bytes` each (6.4.3.5). */
+static void put_window(struct aml *aml, uint8_t type, uint8_t flags, uint32_t base, uint32_t end, unsigned bytes)
+{
+	const uint8_t head[] = {
+		bytes == 2 ? RES_WORD_WINDOW : RES_DWORD_WINDOW, (uint8_t)(3 + 5 * bytes), 0, type, WINDOW_FIXED, flags
+	};
+
+	put(aml, head, sizeof(head));
+	put_number(aml, 0, bytes);
+	put_number(aml, base, bytes);
+	put_number(aml, end, bytes);
+	put_number(aml, 0, bytes);
+	put_number(aml, end - base + 1, bytes);
+}
+
+void aml_crs_window_bus(struct aml *aml, uint16_t base, uint16_t end)
+{
+	put_window(aml, WINDOW_BUS, 0, base, end, 2);
+}
+
+void aml_crs_window_io(struct aml *aml, uint16_t base, uint16_t end)
+{
+	put_window(aml, WINDOW_IO, WINDOW_IO_ENTIRE, base, end, 2);
+}
+
+void aml_crs_window_memory(struct aml *aml, uint32_t base, uint32_t end)
+{
+	put_window(aml, WINDOW_MEMORY, WINDOW_MEMORY_RW, base, end, 4);
 }
 
 void aml_crs_end(struct aml *aml)

@@ -26,7 +26,11 @@ void aml_scope(struct aml *aml, const char *name);
 void aml_device(struct aml *aml, const char *name);
 void aml_name(struct aml *aml, const char *name); /* its object follows */
 void aml_package(struct aml *aml, uint8_t elements);
-void aml_end(struct aml *aml); /* of scope, device, package */
+void aml_method(struct aml *aml, const char *name, unsigned args);
+void aml_if_name(struct aml *aml, const char *name); /* If (name) */
+void aml_return(struct aml *aml);                    /* its object follows */
+void aml_store_arg(struct aml *aml, unsigned arg, const char *name);
+void aml_end(struct aml *aml); /* of scope, device, package, method, if */
 
 void aml_integer(struct aml *aml, uint32_t value);
 void aml_string(struct aml *aml, const char *text);
@@ -35,7 +39,13 @@ void aml_eisa_id(struct aml *aml, const char *id); /* "PNP0501" */
 /* Name(_CRS, ResourceTemplate() { … }) */
 void aml_crs(struct aml *aml);
 void aml_crs_io(struct aml *aml, uint16_t base, uint8_t len);
-void aml_crs_irq(struct aml *aml, unsigned irq); /* edge, active high, exclusive: as on ISA */
+void aml_crs_irq(struct aml *aml, unsigned irq);       /* edge, active high, exclusive: as on ISA */
+void aml_crs_interrupt(struct aml *aml, uint32_t gsi); /* level, active high, shared */
+void aml_crs_memory(struct aml *aml, uint32_t base, uint32_t size);
+/* What a bridge passes on: [base, end]. */
+void aml_crs_window_bus(struct aml *aml, uint16_t base, uint16_t end);
+void aml_crs_window_io(struct aml *aml, uint16_t base, uint16_t end);
+void aml_crs_window_memory(struct aml *aml, uint32_t base, uint32_t end);
 void aml_crs_end(struct aml *aml);
 
 #endif

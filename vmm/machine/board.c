@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/compiler.h"
+#include "device/pci/pci.h"
 #include "machine/board_parts.h"
 #include "machine/message.h"
 #include "machine/nearest.h"
@@ -28,9 +30,20 @@ int board_attach(struct board *board, struct device *dev, const struct placement
 	while (*end)
 		end = &(*end)->next;
 	*end = dev;
+	/* A PCI function is found through its bus: regions is 0. */
 	for (unsigned i = 0; i < regions && !err; i++)
 		err = bus_map(board->bus, where[i].space, where[i].base, where[i].len, dev, i);
 	return err;
+}
+
+int board_adopt(struct board *board, struct device *dev)
+{
+	return board_attach(board, dev, NULL, 0);
+}
+
+static bool on_board(const struct board *board, const struct board_part *part)
+{
+	return part->boards & BIT32(board->config.kind);
 }
 
 static int attach_builtin(struct board *board)
@@ -39,7 +52,7 @@ static int attach_builtin(struct board *board)
 	int err = 0;
 
 	for (unsigned i = 0; i < board_part_count && !err; i++) {
-		if (!board_parts[i].builtin)
+		if (!board_parts[i].builtin || !on_board(board, &board_parts[i]))
 			continue;
 		err = board_parts[i].attach(board, &none);
 		if (err)
@@ -70,6 +83,11 @@ static int attach_option(struct board *board, const char *text)
 			  nearest_name(options.name, board_device_names()));
 		return -EINVAL;
 	}
+	if (!on_board(board, part)) {
+		msg_error("--device %s: a %s board cannot have this device", options.name,
+			  board_kind_names()[board->config.kind]);
+		return -EINVAL;
+	}
 	err = options_check(&options, part->keys);
 	if (err || part->builtin) /* asked for, and there already */
 		return err;
@@ -89,6 +107,36 @@ static int attach_all(struct board *board)
 	return err;
 }
 
+static void describe(void *ctx, struct aml *aml)
+{
+	const struct board *board = ctx;
+
+	for (unsigned i = 0; i < board_part_count; i++)
+		if (board_parts[i].builtin && board_parts[i].describe && on_board(board, &board_parts[i]))
+			board_parts[i].describe(aml);
+}
+
+static int build_tables(struct board *board)
+{
+	const struct acpi_request request = {
+		.cpus = board->config.cpus,
+		.ecam = board->pci ? PCI_ECAM_BASE : 0,
+		.i8042 = board->config.kind == BOARD_PC,
+		.rtc = true,
+		.describe = describe,
+		.ctx = board,
+	};
+
+	return acpi_build(&board->acpi, &request);
+}
+
+const char *const *board_kind_names(void)
+{
+	static const char *const names[] = { [BOARD_PC] = "pc", [BOARD_MICROVM] = "microvm", NULL };
+
+	return names;
+}
+
 int board_create(const struct board_config *config, struct board **out)
 {
 	struct board *board = calloc(1, sizeof(*board));
@@ -98,19 +146,19 @@ int board_create(const struct board_config *config, struct board **out)
 	if (!board)
 		goto fail;
 	board->config = *config;
-	board->e820_count = e820_build(config->ram, board->e820);
+	board->e820_count = e820_build(config, board->e820);
 	board->bus = bus_create();
 	board->timers = timer_service_create();
 	if (!board->bus || !board->timers)
-		goto fail;
-	err = acpi_build(&board->acpi, config->cpus);
-	if (err)
 		goto fail;
 	err = attach_all(board);
 	if (err) {
 		board_destroy(board); /* the message has been given */
 		return err;
 	}
+	err = build_tables(board);
+	if (err)
+		goto fail;
 	*out = board;
 	return 0;
 fail:
@@ -130,6 +178,7 @@ void board_destroy(struct board *board)
 		next = dev->next;
 		dev->ops->destroy(dev);
 	}
+	pci_bus_destroy(board->pci);
 	acpi_free(&board->acpi);
 	bus_destroy(board->bus);
 	free(board);
@@ -153,6 +202,8 @@ void board_reset(struct board *board)
 		dev->ops->reset(dev);
 		device_unlock(dev);
 	}
+	if (board->pci)
+		board_pci_firmware(board);
 	write_bios_data(board->config.ram);
 	ram_write(board->config.ram, board->acpi.gpa, board->acpi.image, board->acpi.size);
 }

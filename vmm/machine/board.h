@@ -12,8 +12,33 @@
 
 struct net;
 
+/* pc: PCI and what a PC has besides. microvm: no PCI, virtio devices at fixed addresses. */
+enum board_kind { BOARD_PC, BOARD_MICROVM };
+const char *const *board_kind_names(void); /* by enum board_kind, NULL-terminated */
+
+/* What the accelerator does for devices besides lines. Thread: any. */
+struct board_accel {
+	void (*msi)(void *ctx, uint64_t address, uint32_t data);
+	/* Guest writes of any size to this address add one to the eventfd and do nothing else, or no longer do so.
+	 * False: it cannot. NULL: likewise. */
+	bool (*notifier)(void *ctx, bool io, uint64_t address, int fd, bool on);
+	void *ctx;
+};
+
+/* A disk (--disk); its back end outlives the board. */
+struct block;
+struct board_disk {
+	struct block *block;
+	const char *serial; /* NULL: none */
+	unsigned queues;    /* 0: as many as fit */
+};
+
 /* Where the board's GSIs lead: the accelerator's KVM_IRQ_LINE. Thread: any. */
 struct board_config {
+	enum board_kind kind;
+	struct board_accel accel;
+	const struct board_disk *disks;
+	unsigned disk_count;
 	struct guest_ram *ram;
 	unsigned cpus;
 	struct irq_line gsi; /* .n is ignored; set(ctx, gsi, level) */

@@ -16,6 +16,11 @@ struct board {
 	struct timer_service *timers;
 	struct device *devices; /* in creation order */
 	struct device *acpi_pm;
+	struct device *reset_port;
+	struct pci_bus *pci; /* NULL: none */
+	struct device *pci_host, *isa_bridge;
+	uint64_t ecam; /* where it is mapped */
+	bool ecam_mapped;
 	struct e820_entry e820[E820_MAX];
 	unsigned e820_count;
 	struct acpi_tables acpi;
@@ -30,11 +35,25 @@ struct placement {
 /* Takes dev (NULL: -errno of its create function) over and maps it. 0, or -errno with a message. */
 int board_attach(struct board *board, struct device *dev, const struct placement *where, unsigned regions);
 struct irq_line board_gsi(const struct board *board, unsigned gsi);
+/* Takes dev over as board_attach does, without a place of its own: a PCI function. */
+int board_adopt(struct board *board, struct device *dev);
+
+/* The boards that have a part, as bits. */
+#define ON_PC (1u << BOARD_PC)
+#define ON_MICROVM (1u << BOARD_MICROVM)
+#define ON_ALL (ON_PC | ON_MICROVM)
+
+/* PCI: board_pci.c. */
+#define PCI_ECAM_BASE UINT64_C(0xb0000000)
+int board_pci_attach(struct board *board, const struct options *options);
+void board_pci_describe(struct aml *aml);
+void board_pci_firmware(struct board *board); /* what firmware does: BARs, interrupt routing */
 
 /* A kind of device this board can have. */
 struct board_part {
 	const char *name;
-	bool builtin;            /* every board has one */
+	unsigned boards;         /* ON_… */
+	bool builtin;            /* these boards have one in any case */
 	bool option;             /* --device takes it */
 	const char *const *keys; /* of its options */
 	/* 0; or -errno with a message. options may be without pairs. */
@@ -44,7 +63,7 @@ struct board_part {
 extern const struct board_part board_parts[];
 extern const unsigned board_part_count;
 
-unsigned e820_build(const struct guest_ram *ram, struct e820_entry map[E820_MAX]);
+unsigned e820_build(const struct board_config *config, struct e820_entry map[E820_MAX]);
 
 /* What the board says through fw_cfg: fw_cfg_items.c. 0, -ENOMEM. */
 int fw_cfg_fill(struct device *fw_cfg, const struct board *board);

@@ -2,6 +2,7 @@
 #include "machine/bus.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,12 +22,17 @@ struct space {
 };
 
 struct bus {
+	pthread_rwlock_t lock; /* held for look-ups only, never into a device */
 	struct space space[2];
 };
 
 struct bus *bus_create(void)
 {
-	return calloc(1, sizeof(struct bus));
+	struct bus *bus = calloc(1, sizeof(*bus));
+
+	if (bus)
+		pthread_rwlock_init(&bus->lock, NULL);
+	return bus;
 }
 
 void bus_destroy(struct bus *bus)
@@ -35,6 +41,7 @@ void bus_destroy(struct bus *bus)
 		return;
 	for (size_t i = 0; i < ARRAY_SIZE(bus->space); i++)
 		free(bus->space[i].range);
+	pthread_rwlock_destroy(&bus->lock);
 	free(bus);
 }
 
@@ -54,23 +61,21 @@ static size_t lower_bound(const struct space *space, uint64_t addr)
 	return low;
 }
 
-int bus_map(struct bus *bus, enum bus_space kind, uint64_t base, uint64_t len, struct device *dev, unsigned region)
+static bool fits(enum bus_space kind, uint64_t base, uint64_t len)
 {
-	struct space *space = &bus->space[kind];
 	uint64_t limit = kind == BUS_PIO ? 0xffff : UINT64_MAX;
-	struct range *range;
-	size_t at;
 
-	if (!len || base > limit || len - 1 > limit - base) {
-		msg_error("%s: %#llx bytes at %#llx lie outside the %s space", dev->ops->name, (unsigned long long)len,
-			  (unsigned long long)base, kind == BUS_PIO ? "port" : "memory");
-		return -EINVAL;
-	}
-	at = lower_bound(space, base);
-	if (at < space->count && space->range[at].base <= base + (len - 1)) {
-		msg_error("%s at %s %#llx overlaps %s at %#llx", dev->ops->name, kind == BUS_PIO ? "port" : "address",
-			  (unsigned long long)base, space->range[at].dev->ops->name,
-			  (unsigned long long)space->range[at].base);
+	return len && base <= limit && len - 1 <= limit - base;
+}
+
+/* bus->lock held for writing. *other: what is there already. */
+static int map_locked(struct space *space, const struct range *new, const struct device **other)
+{
+	size_t at = lower_bound(space, new->base);
+	struct range *range;
+
+	if (at < space->count && space->range[at].base <= new->base + (new->len - 1)) {
+		*other = space->range[at].dev;
 		return -EEXIST;
 	}
 	range = realloc(space->range, (space->count + 1) * sizeof(*range));
@@ -78,9 +83,61 @@ int bus_map(struct bus *bus, enum bus_space kind, uint64_t base, uint64_t len, s
 		return -ENOMEM;
 	space->range = range;
 	memmove(&range[at + 1], &range[at], (space->count - at) * sizeof(*range));
-	range[at] = (struct range){ .base = base, .len = len, .dev = dev, .region = region };
+	range[at] = *new;
 	space->count++;
 	return 0;
+}
+
+static int map(struct bus *bus, enum bus_space kind, const struct range *range, const struct device **other)
+{
+	int err;
+
+	if (!fits(kind, range->base, range->len))
+		return -EINVAL;
+	pthread_rwlock_wrlock(&bus->lock);
+	err = map_locked(&bus->space[kind], range, other);
+	pthread_rwlock_unlock(&bus->lock);
+	return err;
+}
+
+int bus_map_quiet(struct bus *bus, enum bus_space kind, uint64_t base, uint64_t len, struct device *dev,
+		  unsigned region)
+{
+	const struct range range = { .base = base, .len = len, .dev = dev, .region = region };
+	const struct device *other;
+
+	return map(bus, kind, &range, &other);
+}
+
+int bus_map(struct bus *bus, enum bus_space kind, uint64_t base, uint64_t len, struct device *dev, unsigned region)
+{
+	const struct range range = { .base = base, .len = len, .dev = dev, .region = region };
+	const char *name = kind == BUS_PIO ? "port" : "memory";
+	const struct device *other = NULL;
+	int err = map(bus, kind, &range, &other);
+
+	if (err == -EINVAL)
+		msg_error("%s: %#llx bytes at %#llx lie outside the %s space", dev->ops->name, (unsigned long long)len,
+			  (unsigned long long)base, name);
+	if (err == -EEXIST)
+		msg_error("%s at %s %#llx overlaps %s", dev->ops->name, name, (unsigned long long)base,
+			  other->ops->name);
+	return err;
+}
+
+void bus_unmap(struct bus *bus, enum bus_space kind, uint64_t base, struct device *dev, unsigned region)
+{
+	struct space *space = &bus->space[kind];
+	size_t at;
+
+	pthread_rwlock_wrlock(&bus->lock);
+	at = lower_bound(space, base);
+	if (at < space->count && space->range[at].base == base && space->range[at].dev == dev &&
+	    space->range[at].region == region) {
+		space->count--;
+		memmove(&space->range[at], &space->range[at + 1], (space->count - at) * sizeof(space->range[0]));
+	}
+	pthread_rwlock_unlock(&bus->lock);
 }
 
 /*
@@ -125,12 +182,20 @@ static void range_write(const struct range *range, uint64_t offset, const uint8_
 		dev->ops->write(dev, range->region, offset, value, size);
 }
 
-/* The range that holds addr, or NULL. */
-static const struct range *find_range(const struct space *space, uint64_t addr)
+/* The range that holds addr. False: there is none. */
+static bool find_range(struct bus *bus, enum bus_space kind, uint64_t addr, struct range *found)
 {
-	size_t i = lower_bound(space, addr);
+	const struct space *space = &bus->space[kind];
+	bool hit;
+	size_t i;
 
-	return i < space->count && space->range[i].base <= addr ? &space->range[i] : NULL;
+	pthread_rwlock_rdlock(&bus->lock);
+	i = lower_bound(space, addr);
+	hit = i < space->count && space->range[i].base <= addr;
+	if (hit)
+		*found = space->range[i];
+	pthread_rwlock_unlock(&bus->lock);
+	return hit;
 }
 
 /*
@@ -140,39 +205,38 @@ static const struct range *find_range(const struct space *space, uint64_t addr)
 void bus_read(struct bus *bus, enum bus_space space, uint64_t addr, void *data, unsigned size)
 {
 	uint8_t *bytes = data;
+	struct range range;
+	unsigned n = 1;
 
-	if (!find_range(&bus->space[space], addr)) {
-		memset(data, 0xff, size);
-		return;
-	}
-	for (unsigned done = 0, n = 1; done < size; done += n, n = 1) {
-		const struct range *range = find_range(&bus->space[space], addr + done);
-
-		if (!range) {
-			bytes[done] = 0xff;
+	memset(data, 0xff, size);
+	for (unsigned done = 0; done < size; done += n, n = 1) {
+		if (!find_range(bus, space, addr + done, &range)) {
+			if (!done)
+				return;
 			continue;
 		}
-		n = piece_size(range, addr + done - range->base, size - done);
-		device_lock(range->dev);
-		range_read(range, addr + done - range->base, bytes + done, n);
-		device_unlock(range->dev);
+		n = piece_size(&range, addr + done - range.base, size - done);
+		device_lock(range.dev);
+		range_read(&range, addr + done - range.base, bytes + done, n);
+		device_unlock(range.dev);
 	}
 }
 
 void bus_write(struct bus *bus, enum bus_space space, uint64_t addr, const void *data, unsigned size)
 {
 	const uint8_t *bytes = data;
+	struct range range;
+	unsigned n = 1;
 
-	if (!find_range(&bus->space[space], addr))
-		return;
-	for (unsigned done = 0, n = 1; done < size; done += n, n = 1) {
-		const struct range *range = find_range(&bus->space[space], addr + done);
-
-		if (!range)
+	for (unsigned done = 0; done < size; done += n, n = 1) {
+		if (!find_range(bus, space, addr + done, &range)) {
+			if (!done)
+				return;
 			continue;
-		n = piece_size(range, addr + done - range->base, size - done);
-		device_lock(range->dev);
-		range_write(range, addr + done - range->base, bytes + done, n);
-		device_unlock(range->dev);
+		}
+		n = piece_size(&range, addr + done - range.base, size - done);
+		device_lock(range.dev);
+		range_write(&range, addr + done - range.base, bytes + done, n);
+		device_unlock(range.dev);
 	}
 }

@@ -124,7 +124,9 @@ static int attach_reset_port(struct board *b, const struct options *options)
 	const struct placement where[] = { { BUS_PIO, PORT_RESET, 1 } };
 
 	(void)options;
-	return board_attach(b, reset_port_create(b->config.control), where, ARRAY_SIZE(where));
+	/* With PCI it is in the middle of the bridge's address register, which passes accesses on. */
+	b->reset_port = reset_port_create(b->config.control);
+	return board_attach(b, b->reset_port, where, b->config.kind == BOARD_PC ? 0 : ARRAY_SIZE(where));
 }
 
 static int attach_shutdown_port(struct board *b, const struct options *options)
@@ -210,16 +212,17 @@ static int attach_pc_testdev(struct board *b, const struct options *options)
 }
 
 const struct board_part board_parts[] = {
-	{ "serial", true, false, no_keys, attach_serial, describe_serial },
-	{ "rtc", true, false, no_keys, attach_rtc, describe_rtc },
-	{ "i8042", true, false, no_keys, attach_i8042, NULL },
-	{ "acpi-pm", true, false, no_keys, attach_acpi_pm, describe_motherboard },
-	{ "reset-port", true, false, no_keys, attach_reset_port, NULL },
-	{ "shutdown-port", true, false, no_keys, attach_shutdown_port, NULL },
-	{ "pvpanic", true, true, no_keys, attach_pvpanic, describe_pvpanic },
-	{ "fw_cfg", true, false, no_keys, attach_fw_cfg, describe_fw_cfg },
-	{ "isa-debug-exit", false, true, isa_debug_exit_keys, attach_isa_debug_exit, NULL },
-	{ "pc-testdev", false, true, no_keys, attach_pc_testdev, NULL },
+	{ "serial", ON_ALL, true, false, no_keys, attach_serial, describe_serial },
+	{ "rtc", ON_ALL, true, false, no_keys, attach_rtc, describe_rtc },
+	{ "i8042", ON_PC, true, false, no_keys, attach_i8042, NULL },
+	{ "acpi-pm", ON_ALL, true, false, no_keys, attach_acpi_pm, describe_motherboard },
+	{ "reset-port", ON_ALL, true, false, no_keys, attach_reset_port, NULL },
+	{ "pci-host", ON_PC, true, false, no_keys, board_pci_attach, board_pci_describe },
+	{ "shutdown-port", ON_PC, true, false, no_keys, attach_shutdown_port, NULL },
+	{ "pvpanic", ON_ALL, true, true, no_keys, attach_pvpanic, describe_pvpanic },
+	{ "fw_cfg", ON_ALL, true, false, no_keys, attach_fw_cfg, describe_fw_cfg },
+	{ "isa-debug-exit", ON_ALL, false, true, isa_debug_exit_keys, attach_isa_debug_exit, NULL },
+	{ "pc-testdev", ON_ALL, false, true, no_keys, attach_pc_testdev, NULL },
 };
 const unsigned board_part_count = ARRAY_SIZE(board_parts);
 

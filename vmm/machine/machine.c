@@ -138,6 +138,26 @@ static void set_gsi(void *ctx, unsigned gsi, bool level)
 	m->accel.ioctl(m->host.vm_fd, KVM_IRQ_LINE, (uintptr_t)&line);
 }
 
+static void send_msi(void *ctx, uint64_t address, uint32_t data)
+{
+	struct machine *m = ctx;
+	struct kvm_msi msi = { .address_lo = (uint32_t)address, .address_hi = (uint32_t)(address >> 32), .data = data };
+
+	m->accel.ioctl(m->host.vm_fd, KVM_SIGNAL_MSI, (uintptr_t)&msi);
+}
+
+static bool set_notifier(void *ctx, bool io, uint64_t address, int fd, bool on)
+{
+	struct machine *m = ctx;
+	struct kvm_ioeventfd request = { .addr = address, .fd = fd };
+
+	if (io)
+		request.flags |= KVM_IOEVENTFD_FLAG_PIO;
+	if (!on)
+		request.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN;
+	return m->accel.ioctl(m->host.vm_fd, KVM_IOEVENTFD, (uintptr_t)&request) == 0;
+}
+
 static int add_slot(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t size, uint8_t *hva)
 {
 	struct kvm_userspace_memory_region region = {
@@ -217,6 +237,10 @@ static int create_board(struct machine *m)
 {
 	const struct machine_config *c = m->config;
 	struct board_config board = {
+		.kind = c->board,
+		.accel = { .msi = send_msi,
+			   .notifier = accel_capability(&m->accel, KVM_CAP_IOEVENTFD_ANY_LENGTH) ? set_notifier : NULL,
+			   .ctx = m },
 		.ram = &m->ram,
 		.cpus = c->cpus,
 		.gsi = { .set = set_gsi, .ctx = m },

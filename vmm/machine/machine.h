@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "machine/board.h"
+
 #define MACHINE_CPUS_MAX 64
 #define MACHINE_DEVICES_MAX 32
 #define MACHINE_NETS_MAX 8
@@ -18,6 +20,7 @@
 enum serial_kind { SERIAL_STDIO, SERIAL_FILE, SERIAL_NONE };
 
 struct machine_config {
+	enum board_kind board;
 	const char *kernel; /* paths */
 	const char *initrd; /* or NULL */
 	const char *append;

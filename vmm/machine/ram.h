@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Guest RAM: one memfd, mapped shared, laid out below and above the 32-bit hole
- * (GPA 0..min(size, 3 GiB) and from 4 GiB on).
+ * (GPA 0..min(size, 2 GiB) and from 4 GiB on).
  */
 #ifndef VMM_MACHINE_RAM_H
 #define VMM_MACHINE_RAM_H
@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RAM_HOLE_START UINT64_C(0xc0000000) /* 3 GiB: RAM below ends here at the latest */
+#define RAM_HOLE_START UINT64_C(0x80000000) /* 2 GiB: RAM below ends here at the latest; PCI has the rest */
 #define RAM_ABOVE_4G UINT64_C(0x100000000)
 
 struct guest_ram {
