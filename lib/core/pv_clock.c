@@ -12,6 +12,7 @@
 #define STEP_NS 10000000
 #define STEER_OVER_NS 4e9 /* an error is made good in about that time */
 #define STEER_MAX 500e-6  /* as adjtimex(2) */
+#define SLOPE_MAX 1e-3    /* what a measured slope may differ from the nominal one */
 /* The host's slope is measured over half a minute to one. */
 #define MARK_AGE_S 30
 #define MARK_MIN_S 0.5
@@ -113,15 +114,17 @@ bool pv_clock_astray(struct pv_clock *clock, const struct clock_sample *now)
 	return astray;
 }
 
-/* The host's own slope of late. Lock held. */
+/* The host's own slope of late; one that NTP does not make tells of a gap. Lock held. */
 static double host_slope(struct pv_clock *clock, const struct clock_sample *now)
 {
 	const struct clock_sample *old = &clock->mark[0];
-	double age = (double)(now->cycles - old->cycles) / (double)cycles_per_second();
-	double slope = 1e6 / clock_host_khz();
+	double cycles = (double)(now->cycles - old->cycles);
+	double nominal = 1e6 / clock_host_khz(), slope = nominal;
 
-	if (age >= MARK_MIN_S)
-		slope = (double)(now->ns - old->ns) / (double)(now->cycles - old->cycles);
+	if (cycles >= MARK_MIN_S * (double)cycles_per_second())
+		slope = (double)(int64_t)(now->ns - old->ns) / cycles;
+	if (slope > nominal * (1 + SLOPE_MAX) || slope < nominal * (1 - SLOPE_MAX))
+		slope = nominal;
 	if (now->cycles - clock->mark[1].cycles >= cycles_per_second() * MARK_AGE_S) {
 		clock->mark[0] = clock->mark[1];
 		clock->mark[1] = *now;
