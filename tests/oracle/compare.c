@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Is it the same? Where the answer is "no, and that is no mistake", there is a tolerance: a reason, what it hides, and
+ * a count of how often it was needed.
+ */
+#include "compare.h"
+
+#include <stdio.h>
+#include <string.h>
+
+tolerance_array *tolerated;
+
+static const char *const tolerance_names[TOL_COUNT] = {
+#define TOLERANCE(id, text) [TOL_##id] = text,
+#include "tolerances.def"
+#undef TOLERANCE
+};
+
+struct outcome {
+	struct state s;
+	const struct slot_pages *pages;
+};
+
+/* ---- XSAVE images ---- */
+
+/* Components in their initial state have unspecified bytes (SDM 1 13.6); reserved fields are not state. */
+static void normalize(uint8_t *area)
+{
+	static const uint8_t init[24] = { 0x7f, 0x03 };
+	uint64_t bv;
+	uint32_t offset, size;
+
+	memcpy(&bv, area + 512, 8);
+	if (!(bv & 1)) {
+		memcpy(area, init, 24);
+		memset(area + 32, 0, 128);
+	}
+	if (!(bv & 2))
+		memset(area + 160, 0, 256);
+	for (unsigned n = 2; n < 8; n++)
+		if (!(bv & BIT64(n)) && features_component(n, &offset, &size))
+			memset(area + offset, 0, size);
+	area[5] = 0;
+	memset(area + 6, 0, 18);       /* FOP, FIP, FDP: TOL_X87_POINTERS */
+	memset(area + 28, 0, 4);       /* MXCSR_MASK */
+	for (unsigned n = 0; n < 8; n++)
+		memset(area + 32 + n * 16 + 10, 0, 6);
+	memset(area + 416, 0, 160); /* reserved, the kernel's own use, the header */
+}
+
+/* ---- tolerances ---- */
+
+static void tolerate(enum tolerance t)
+{
+	(*tolerated)[t]++;
+}
+
+static bool is_mmx(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
+{
+	for (unsigned n = 0; n < zi->operand_count; n++)
+		if (zo[n].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    ZydisRegisterGetClass(zo[n].reg.value) == ZYDIS_REGCLASS_MMX)
+			return true;
+	return false;
+}
+
+static bool is_sha(ZydisMnemonic m)
+{
+	return m >= ZYDIS_MNEMONIC_SHA1MSG1 && m <= ZYDIS_MNEMONIC_SHA256RNDS2;
+}
+
+/* Registers whose values are the machine's own. The rest, and the upper halves, are compared. */
+static void hide_outputs(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo, struct outcome *hw,
+			 struct outcome *emu)
+{
+	uint32_t regs = 0;
+	unsigned own = gpr_number(zo[0].reg.value);
+
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_CPUID: regs = BIT32(RAX) | BIT32(RBX) | BIT32(RCX) | BIT32(RDX); break;
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_XGETBV: regs = BIT32(RAX) | BIT32(RDX); break;
+	case ZYDIS_MNEMONIC_RDTSCP: regs = BIT32(RAX) | BIT32(RCX) | BIT32(RDX); break;
+	case ZYDIS_MNEMONIC_RDPID:
+	case ZYDIS_MNEMONIC_RDRAND:
+	case ZYDIS_MNEMONIC_RDSEED:
+		if (own < 16)
+			hw->s.gpr[own] = emu->s.gpr[own] = 0;
+		tolerate(TOL_OUTPUT);
+		return;
+	default: return;
+	}
+	for (unsigned n = 0; n < 16; n++)
+		if (regs >> n & 1) {
+			hw->s.gpr[n] &= ~UINT64_C(0xffffffff);
+			emu->s.gpr[n] &= ~UINT64_C(0xffffffff);
+		}
+	tolerate(TOL_OUTPUT);
+}
+
+static void hide_x87(struct outcome *o)
+{
+	memset(o->s.area, 0, 24);
+	memset(o->s.area + 32, 0, 128);
+}
+
+/* What one instruction may do differently. True: nothing of this case can be compared. */
+static bool tolerate_instruction(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo, struct outcome *hw,
+				 struct outcome *emu)
+{
+	bool differ = hw->s.vector != emu->s.vector;
+
+	if (is_sha(zi->mnemonic) && differ && emu->s.vector == V_GP && features_host_is_amd()) {
+		tolerate(TOL_SHA_ALIGNMENT);
+		return true;
+	}
+	if (is_mmx(zi, zo) && hw->s.vector < V_NONE && memcmp(hw->s.area, emu->s.area, 160)) {
+		tolerate(TOL_MMX_FAULT);
+		hide_x87(hw);
+		hide_x87(emu);
+	}
+	if (hw->s.vector == V_XM && !differ && hw->s.area[24] != emu->s.area[24]) {
+		switch (zi->mnemonic) {
+		case ZYDIS_MNEMONIC_DPPS:
+		case ZYDIS_MNEMONIC_DPPD:
+		case ZYDIS_MNEMONIC_VDPPS:
+		case ZYDIS_MNEMONIC_VDPPD:
+			tolerate(TOL_DPPS);
+			hw->s.area[24] = emu->s.area[24] = 0;
+			break;
+		default:
+			if (!(hw->s.area[24] & 0x18))
+				break;
+			tolerate(TOL_INEXACT);
+			hw->s.area[24] &= 0xdf;
+			emu->s.area[24] &= 0xdf;
+		}
+	}
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_MASKMOVQ:
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVDQU:
+		if (hw->s.vector == V_PF && (emu->s.vector == V_NONE || emu->s.vector == V_PF)) {
+			hw->s.cr2 = emu->s.cr2 = 0;
+			tolerate(TOL_MASKMOV);
+			return differ;
+		}
+		break;
+	default: break;
+	}
+	if (!differ && hw->s.vector == V_NONE)
+		hide_outputs(zi, zo, hw, emu);
+	return false;
+}
+
+/* ---- both sides made alike ---- */
+
+static void prepare(struct outcome *o, const struct state *s, const struct slot_pages *pages, bool mode32)
+{
+	o->s = *s;
+	o->pages = pages;
+	normalize(o->s.area);
+	if (o->s.vector != V_PF)
+		o->s.cr2 = 0;
+	/* Linux reports every kernel address as present (arch/x86/mm/fault.c's promise to user space). */
+	if (o->s.vector == V_PF && o->s.cr2 >> 63)
+		o->s.error |= 1;
+	if (mode32) { /* SDM 1 3.4.1.1 */
+		for (unsigned n = 0; n < 8; n++)
+			o->s.gpr[n] = (uint32_t)o->s.gpr[n];
+		memset(&o->s.gpr[8], 0, 64);
+		o->s.fs_base = o->s.gs_base = 0;
+	}
+}
+
+/* The instruction that a result belongs to: the one at RIP of a fault, else the last. -1: RIP is somewhere else. */
+static int insn_at(const struct test_case *c, const struct state *s)
+{
+	uint64_t offset = s->rip - c->in.rip;
+
+	for (unsigned n = 0; n < c->insns; n++)
+		if (c->insn[n].at == offset)
+			return (int)n;
+	return -1;
+}
+
+static uint64_t unknown_flags(const struct test_case *c, const struct state *s)
+{
+	int n = insn_at(c, s);
+
+	return n < 0 ? c->unknown : c->insn[n].unknown;
+}
+
+static bool same(const struct outcome *a, const struct outcome *b, uint64_t flags)
+{
+	return a->s.vector == b->s.vector && a->s.error == b->s.error && a->s.cr2 == b->s.cr2 && a->s.rip == b->s.rip &&
+	       !((a->s.rflags ^ b->s.rflags) & flags) && !memcmp(a->s.gpr, b->s.gpr, sizeof(a->s.gpr)) &&
+	       a->s.fs_base == b->s.fs_base && a->s.gs_base == b->s.gs_base &&
+	       !memcmp(a->s.sel, b->s.sel, sizeof(a->s.sel)) &&
+	       !memcmp(a->s.area, b->s.area, sizeof(a->s.area)) && !memcmp(a->pages, b->pages, sizeof(*a->pages));
+}
+
+static bool is_trap(uint64_t vector)
+{
+	return vector == V_DB || vector == V_BP || vector == V_OF || vector >= V_NONE;
+}
+
+bool compare_case(const struct test_case *c, const struct engine *e, const char *program, uint64_t seed, bool report)
+{
+	static struct outcome hw, emu;
+	ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction zi;
+	uint64_t flags = ~UINT64_C(0);
+	int n;
+
+	prepare(&hw, native_result_of(c->slot), native_pages_of(c->slot), c->mode32);
+	prepare(&emu, engine_result_of(e, c->slot), engine_pages_of(e, c->slot), c->mode32);
+	flags &= ~unknown_flags(c, &hw.s);
+	if (same(&hw, &emu, flags))
+		return true;
+	n = c->sequence ? insn_at(c, &hw.s) : 0;
+	if (n >= 0 && forms_decode(c->mode32, c->code + c->insn[n].at, c->insn[n].len, &zi, zo) &&
+	    tolerate_instruction(&zi, zo, &hw, &emu))
+		return true;
+	if (c->sequence && n > 0 && !is_trap(hw.s.vector) && !strcmp(engine_name(e), "translate") &&
+	    ((hw.s.rflags ^ emu.s.rflags) & flags & ARITH_FLAGS)) {
+		tolerate(TOL_DEAD_FLAGS);
+		flags &= ~ARITH_FLAGS;
+	}
+	if (same(&hw, &emu, flags))
+		return true;
+	if (report)
+		report_difference(c, e, program, seed, &hw.s, hw.pages, &emu.s, emu.pages, flags);
+	return false;
+}
+
+void compare_print_tolerances(void)
+{
+	for (unsigned n = 0; n < TOL_COUNT; n++)
+		if ((*tolerated)[n])
+			printf("tolerated %lu times: %s\n", (unsigned long)(*tolerated)[n], tolerance_names[n]);
+}
