@@ -13,6 +13,8 @@ SAN ?=
 include scripts/build.mk
 include scripts/check.mk
 include scripts/guests.mk
+include scripts/fuzz.mk
+include scripts/oracle.mk
 include examples/build.mk
 
 .PHONY: run test test-long bench install uninstall help deps-build deps-guest deps-test guest
