@@ -15,6 +15,7 @@ struct fixture {
 	const struct acpi_fadt *fadt;
 	const struct acpi_madt *madt;
 	const struct acpi_mcfg *mcfg;
+	const struct acpi_hpet *hpet;
 	const struct acpi_header *dsdt;
 };
 
@@ -56,8 +57,8 @@ static void create(struct fixture *f, unsigned cpus)
 {
 	struct board_config config = { .ram = &f->ram, .cpus = cpus, .control = fix_control(&f->rec) };
 	const struct acpi_header *xsdt, *rsdt;
-	uint64_t xsdt_entry[3];
-	uint32_t rsdt_entry[3];
+	uint64_t xsdt_entry[4];
+	uint32_t rsdt_entry[4];
 
 	memset(f, 0, sizeof(*f));
 	assert_int_equal(ram_create(&f->ram, UINT64_C(16) << 20), 0);
@@ -79,6 +80,8 @@ static void create(struct fixture *f, unsigned cpus)
 	f->fadt = table(&f->ram, xsdt_entry[0], "FACP");
 	f->madt = table(&f->ram, xsdt_entry[1], "APIC");
 	f->mcfg = table(&f->ram, xsdt_entry[2], "MCFG");
+	assert_int_equal(xsdt_entry[3], rsdt_entry[3]);
+	f->hpet = table(&f->ram, xsdt_entry[3], "HPET");
 	f->dsdt = table(&f->ram, f->fadt->x_dsdt, "DSDT");
 }
 
@@ -106,6 +109,21 @@ static void test_fadt(void **state)
 	assert_int_equal(f.fadt->x_pm_tmr_blk.address, f.fadt->pm_tmr_blk);
 	assert_int_equal(f.fadt->reset_reg.address, 0xcf9);
 	assert_int_equal(f.fadt->sci_int, 9);
+	destroy(&f);
+}
+
+/* The table says what the registers say. */
+static void test_hpet(void **state)
+{
+	struct fixture f;
+	uint32_t id = 0;
+
+	(void)state;
+	create(&f, 1);
+	assert_int_equal(f.hpet->header.length, 56);
+	assert_int_equal(f.hpet->address.space, ACPI_GAS_MEMORY);
+	bus_read(board_bus(f.board), BUS_MMIO, f.hpet->address.address, &id, sizeof(id));
+	assert_int_equal(f.hpet->block_id, id);
 	destroy(&f);
 }
 
@@ -193,6 +211,7 @@ static int dump_all(const char *dir)
 	dump(dir, "facp", f.fadt, f.fadt->header.length);
 	dump(dir, "facs", ram_ptr(&f.ram, f.fadt->firmware_ctrl, 64), 64);
 	dump(dir, "apic", f.madt, f.madt->header.length);
+	dump(dir, "hpet", f.hpet, f.hpet->header.length);
 	dump(dir, "mcfg", f.mcfg, f.mcfg->header.length);
 	dump(dir, "dsdt", f.dsdt, f.dsdt->length);
 	destroy(&f);
@@ -203,6 +222,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_fadt),
+		cmocka_unit_test(test_hpet),
 		cmocka_unit_test(test_madt),
 		cmocka_unit_test(test_too_many_cpus),
 		cmocka_unit_test(test_reset_repairs),

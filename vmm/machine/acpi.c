@@ -259,6 +259,23 @@ static struct acpi_header *build_mcfg(struct builder *b, uint64_t ecam)
 	return &m->header;
 }
 
+/* ---- HPET ---- */
+
+#define HPET_MINIMUM_TICK 10000 /* 100 µs: see vmm/device/hpet.c */
+
+static struct acpi_header *build_hpet(struct builder *b, uint32_t base)
+{
+	struct acpi_hpet *h = start_table(b, sizeof(*h), "HPET", 1);
+
+	if (!h)
+		return NULL;
+	h->block_id = HPET_ID;
+	h->address = (struct acpi_gas){ .space = ACPI_GAS_MEMORY, .bit_width = 64, .address = base };
+	h->minimum_tick = HPET_MINIMUM_TICK;
+	seal(&h->header);
+	return &h->header;
+}
+
 /* ---- RSDT, XSDT, RSDP ---- */
 
 static uint32_t build_rsdt(struct builder *b, const uint32_t *tables, unsigned count)
@@ -320,6 +337,8 @@ int acpi_build(struct acpi_tables *tables, const struct acpi_request *request)
 	table[count++] = build_madt(&b, request->cpus);
 	if (request->ecam)
 		table[count++] = build_mcfg(&b, request->ecam);
+	if (request->hpet)
+		table[count++] = build_hpet(&b, request->hpet);
 	if (!b.overflow) {
 		for (unsigned i = 0; i < count; i++)
 			list[i] = gpa_of(&b, table[i]);

@@ -22,6 +22,7 @@ struct acpi_request {
 	unsigned cpus;
 	uint64_t ecam;   /* PCI configuration space of buses 0..255, 0: none */
 	bool i8042, rtc; /* there is one */
+	uint32_t hpet;   /* its registers, 0: none */
 	/* The board's devices, within the scope \_SB. */
 	void (*describe)(void *ctx, struct aml *aml);
 	void *ctx;

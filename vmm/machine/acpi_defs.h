@@ -44,6 +44,7 @@ struct acpi_gas { /* 5.2.3.2 */
 	uint8_t access;
 	uint64_t address;
 } ACPI_PACKED;
+#define ACPI_GAS_MEMORY 0
 #define ACPI_GAS_IO 1
 #define ACPI_ACCESS_BYTE 1
 #define ACPI_ACCESS_WORD 2
@@ -56,6 +57,15 @@ struct acpi_mcfg { /* PCI Firmware 3.2, 4.1.2: one segment */
 	uint16_t segment;
 	uint8_t bus_start, bus_end;
 	uint32_t reserved1;
+} ACPI_PACKED;
+
+struct acpi_hpet { /* IA-PC HPET 1.0a, 3.2.4 */
+	struct acpi_header header;
+	uint32_t block_id; /* low half of the capabilities register */
+	struct acpi_gas address;
+	uint8_t number;
+	uint16_t minimum_tick; /* of a periodic interrupt, so that none is lost */
+	uint8_t attributes;
 } ACPI_PACKED;
 
 struct acpi_fadt { /* 5.2.9, revision 6 */

@@ -123,6 +123,7 @@ static int build_tables(struct board *board)
 		.ecam = board->pci ? PCI_ECAM_BASE : 0,
 		.i8042 = board->config.kind == BOARD_PC,
 		.rtc = true,
+		.hpet = board->has_hpet ? HPET_BASE : 0,
 		.describe = describe,
 		.ctx = board,
 	};
@@ -145,6 +146,7 @@ int board_create(const struct board_config *config, struct board **out)
 	*out = NULL;
 	if (!board)
 		goto fail;
+	pthread_mutex_init(&board->legacy_lock, NULL);
 	board->config = *config;
 	board->e820_count = e820_build(config, board->e820);
 	board->bus = bus_create();
@@ -181,6 +183,7 @@ void board_destroy(struct board *board)
 	pci_bus_destroy(board->pci);
 	acpi_free(&board->acpi);
 	bus_destroy(board->bus);
+	pthread_mutex_destroy(&board->legacy_lock);
 	free(board);
 }
 

@@ -22,6 +22,8 @@ struct board_accel {
 	/* Guest writes of any size to this address add one to the eventfd and do nothing else, or no longer do so.
 	 * False: it cannot. NULL: likewise. */
 	bool (*notifier)(void *ctx, bool io, uint64_t address, int fd, bool on);
+	/* Does the PIT drive IRQ 0? Not while the HPET does. NULL: there is no PIT. */
+	void (*pit_irq)(void *ctx, bool on);
 	void *ctx;
 };
 

@@ -21,6 +21,9 @@ struct board {
 	struct device *pci_host, *isa_bridge;
 	uint64_t ecam; /* where it is mapped */
 	bool ecam_mapped;
+	bool has_hpet;
+	pthread_mutex_t legacy_lock; /* these two */
+	bool hpet_legacy, rtc_level;
 	struct e820_entry e820[E820_MAX];
 	unsigned e820_count;
 	struct acpi_tables acpi;
@@ -48,6 +51,11 @@ int board_adopt(struct board *board, struct device *dev);
 int board_pci_attach(struct board *board, const struct options *options);
 void board_pci_describe(struct aml *aml);
 void board_pci_firmware(struct board *board); /* what firmware does: BARs, interrupt routing */
+
+/* HPET: board_hpet.c. */
+int board_hpet_attach(struct board *board, const struct options *options);
+void board_hpet_describe(struct aml *aml);
+struct irq_line board_rtc_line(struct board *board); /* IRQ 8, unless the HPET has it */
 
 /* A kind of device this board can have. */
 struct board_part {

@@ -68,7 +68,7 @@ static int attach_rtc(struct board *b, const struct options *options)
 
 	(void)options;
 	cmos_init(cmos, &b->config);
-	return board_attach(b, rtc_create(b->timers, board_gsi(b, GSI_RTC), cmos), where, ARRAY_SIZE(where));
+	return board_attach(b, rtc_create(b->timers, board_rtc_line(b), cmos), where, ARRAY_SIZE(where));
 }
 
 static void describe_rtc(struct aml *aml)
@@ -214,6 +214,7 @@ static int attach_pc_testdev(struct board *b, const struct options *options)
 const struct board_part board_parts[] = {
 	{ "serial", ON_ALL, true, false, no_keys, attach_serial, describe_serial },
 	{ "rtc", ON_ALL, true, false, no_keys, attach_rtc, describe_rtc },
+	{ "hpet", ON_PC, true, true, no_keys, board_hpet_attach, board_hpet_describe },
 	{ "i8042", ON_PC, true, false, no_keys, attach_i8042, NULL },
 	{ "acpi-pm", ON_ALL, true, false, no_keys, attach_acpi_pm, describe_motherboard },
 	{ "reset-port", ON_ALL, true, false, no_keys, attach_reset_port, NULL },
@@ -229,7 +230,7 @@ const unsigned board_part_count = ARRAY_SIZE(board_parts);
 /* The same rows that `option` marks; board_create() checks names against board_parts, so this is for people only. */
 const char *const *board_device_names(void)
 {
-	static const char *const names[] = { "isa-debug-exit", "pc-testdev", "pvpanic", NULL };
+	static const char *const names[] = { "hpet", "isa-debug-exit", "pc-testdev", "pvpanic", NULL };
 
 	return names;
 }

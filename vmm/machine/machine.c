@@ -158,6 +158,21 @@ static bool set_notifier(void *ctx, bool io, uint64_t address, int fd, bool on)
 	return m->accel.ioctl(m->host.vm_fd, KVM_IOEVENTFD, (uintptr_t)&request) == 0;
 }
 
+/* Thread: a vCPU's, in an access to the HPET, or main. */
+static void set_pit_irq(void *ctx, bool on)
+{
+	struct machine *m = ctx;
+	struct kvm_pit_state2 pit;
+
+	if (m->accel.ioctl(m->host.vm_fd, KVM_GET_PIT2, (uintptr_t)&pit) < 0)
+		return;
+	if (on)
+		pit.flags &= ~(uint32_t)KVM_PIT_FLAGS_HPET_LEGACY;
+	else
+		pit.flags |= KVM_PIT_FLAGS_HPET_LEGACY;
+	m->accel.ioctl(m->host.vm_fd, KVM_SET_PIT2, (uintptr_t)&pit);
+}
+
 static int add_slot(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t size, uint8_t *hva)
 {
 	struct kvm_userspace_memory_region region = {
@@ -239,6 +254,7 @@ static int create_board(struct machine *m)
 	struct board_config board = {
 		.kind = c->board,
 		.accel = { .msi = send_msi,
+			   .pit_irq = set_pit_irq,
 			   .notifier = accel_capability(&m->accel, KVM_CAP_IOEVENTFD_ANY_LENGTH) ? set_notifier : NULL,
 			   .ctx = m },
 		.ram = &m->ram,

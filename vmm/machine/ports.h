@@ -17,6 +17,8 @@
 #define PORT_RESET 0xcf9
 #define PORT_SHUTDOWN 0x8900
 
+#define HPET_BASE 0xfed00000u
+
 #define GSI_KEYBOARD 1
 #define GSI_COM1 4
 #define GSI_RTC 8
