@@ -92,10 +92,10 @@ class Console:
 
     PROMPT = "guest# "
 
-    def __init__(self, guest_dir, engine, cpus=1, append="", extra=()):
+    def __init__(self, guest_dir, engine, cpus=1, append="", extra=(), kernel="vmlinuz", initrd="initrd.cpio"):
         # quiet: the kernel must not speak in the middle of a command's output.
-        args = ["run", "--accel", engine, "--cpus", str(cpus), "--kernel", str(guest_dir / "vmlinuz"), "--initrd",
-                str(guest_dir / "initrd.cpio"), "--append", "console=ttyS0 quiet " + append, *extra]
+        args = ["run", "--accel", engine, "--cpus", str(cpus), "--kernel", str(guest_dir / kernel), "--initrd",
+                str(guest_dir / initrd), "--append", "console=ttyS0 quiet " + append, *extra]
         self.child = pexpect.spawn(str(TRAPEZE), args, timeout=PATIENCE, encoding="utf-8", codec_errors="replace",
                                    dimensions=(50, 200))
         self.child.delaybeforesend = 0
