@@ -46,10 +46,9 @@ struct block_options {
 	enum block_format format;
 	enum block_cache cache;
 	bool readonly;
-	bool discard;   /* discards free space in the image; else they are accepted and do nothing */
-	bool no_uring;  /* use the thread pool even where io_uring is allowed */
-	bool no_lock;   /* do not lock the image (inspection only) */
-	bool lazy_open; /* do not repair a dirty qcow2 (inspection only; implies that nothing is written) */
+	bool discard;  /* discards free space in the image; else they are accepted and do nothing */
+	bool no_uring; /* use the thread pool even where io_uring is allowed */
+	bool no_lock;  /* do not lock the image (inspection only) */
 };
 
 /* A guest can submit up to this many bytes in one read or write; longer ones end with -EINVAL. */
@@ -90,6 +89,9 @@ struct block_request {
 	struct block_queue *queue;
 	int result;
 	unsigned pending;
+	uint64_t progress; /* bytes */
+	uint8_t epoch;
+	bool redo;
 };
 
 struct block_info {
@@ -131,5 +133,8 @@ int block_read(struct block *disk, uint64_t offset, void *data, size_t length);
 int block_write(struct block *disk, uint64_t offset, const void *data, size_t length);
 int block_flush(struct block *disk);
 int block_write_zeroes(struct block *disk, uint64_t offset, uint64_t length, unsigned flags);
+int block_discard(struct block *disk, uint64_t offset, uint64_t length);
+/* Whether *length bytes (cut to where it is the same) are known to read as zeros. 0 or -errno. Thread: any. */
+int block_extent(struct block *disk, uint64_t offset, uint64_t *length, bool *zero);
 
 #endif
