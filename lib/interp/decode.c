@@ -86,17 +86,17 @@ static uint8_t segment_number(ZydisRegister r)
 	return X86_DS;
 }
 
-static void operand_memory(struct interp_insn *i, const ZydisDecodedOperand *o)
+static void operand_memory(struct interp_insn *i, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *o)
 {
+	ZydisDecodedOperandMem m = interp_memory(zi, o);
 	bool high;
 
-	i->seg = segment_number(o->mem.segment);
-	i->base = o->mem.base == ZYDIS_REGISTER_RIP || o->mem.base == ZYDIS_REGISTER_EIP
-			  ? INTERP_RIP_REG
-			  : gpr_number(o->mem.base, &high);
-	i->index = gpr_number(o->mem.index, &high);
-	i->shift = o->mem.scale > 1 ? (uint8_t)__builtin_ctz(o->mem.scale) : 0;
-	i->disp = o->mem.disp.value;
+	i->seg = segment_number(m.segment);
+	i->base = m.base == ZYDIS_REGISTER_RIP || m.base == ZYDIS_REGISTER_EIP ? INTERP_RIP_REG
+									       : gpr_number(m.base, &high);
+	i->index = gpr_number(m.index, &high);
+	i->shift = m.scale > 1 ? (uint8_t)__builtin_ctz(m.scale) : 0;
+	i->disp = m.disp.value;
 }
 
 static void operand_register(struct interp_insn *i, unsigned n, ZydisRegister r)
@@ -128,7 +128,7 @@ static void operands_visible(struct interp_insn *i, const ZydisDecodedInstructio
 		case ZYDIS_OPERAND_TYPE_REGISTER: operand_register(i, n, o->reg.value); break;
 		case ZYDIS_OPERAND_TYPE_MEMORY:
 			i->kind[n] = INTERP_OP_MEM;
-			operand_memory(i, o);
+			operand_memory(i, zi, o);
 			break;
 		case ZYDIS_OPERAND_TYPE_POINTER:
 			i->kind[n] = INTERP_OP_OTHER;
@@ -166,7 +166,7 @@ static void operand_hidden(struct interp_insn *i, const ZydisDecodedInstruction 
 			continue;
 		if (string && gpr_number(zo[n].mem.base, &high) != X86_RSI)
 			continue;
-		operand_memory(i, &zo[n]);
+		operand_memory(i, zi, &zo[n]);
 		return;
 	}
 }

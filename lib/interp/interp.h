@@ -85,6 +85,21 @@ static inline void interp_next(struct x86_cpu *cpu, const struct interp_insn *i)
 	cpu->rip = likely(cpu->code_size == 8) ? rip : cpu->code_size == 4 ? (uint32_t)rip : (uint16_t)rip;
 }
 
+/*
+ * The decoder's memory operand. Zydis 4.0 takes an SIB base of 13 without displacement size, which is no base at all
+ * as 5 is (SDM 2 2.2.1.2 and table 2-3), for R13 where addresses have 32 bits in 64-bit mode.
+ */
+static inline ZydisDecodedOperandMem interp_memory(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *o)
+{
+	ZydisDecodedOperandMem m = o->mem;
+
+	if (m.base == ZYDIS_REGISTER_R13D && (zi->attributes & ZYDIS_ATTRIB_HAS_SIB) && zi->raw.modrm.mod == 0) {
+		m.base = ZYDIS_REGISTER_NONE;
+		m.disp.value = zi->raw.disp.value;
+	}
+	return m;
+}
+
 /* Effective address (offset) of the memory operand, truncated to the address size. */
 static inline uint64_t interp_ea(const struct x86_cpu *cpu, const struct interp_insn *i)
 {

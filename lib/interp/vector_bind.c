@@ -12,20 +12,20 @@ uint8_t vector_reg_number(ZydisRegister r)
 
 void vector_bind_mem(struct interp_insn *i, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *mem)
 {
-	const ZydisDecodedOperandMem *m = &mem->mem;
+	const ZydisDecodedOperandMem m = interp_memory(zi, mem);
 
 	i->addrsize = zi->address_width / 8;
-	i->seg = (uint8_t)ZydisRegisterGetId(m->segment);
-	i->disp = m->disp.value;
-	i->shift = m->scale ? (uint8_t)__builtin_ctz(m->scale) : 0;
+	i->seg = (uint8_t)ZydisRegisterGetId(m.segment);
+	i->disp = m.disp.value;
+	i->shift = m.scale ? (uint8_t)__builtin_ctz(m.scale) : 0;
 	i->base = INTERP_NO_REG;
 	i->index = INTERP_NO_REG;
-	if (m->base == ZYDIS_REGISTER_RIP || m->base == ZYDIS_REGISTER_EIP)
+	if (m.base == ZYDIS_REGISTER_RIP || m.base == ZYDIS_REGISTER_EIP)
 		i->base = INTERP_RIP_REG;
-	else if (m->base != ZYDIS_REGISTER_NONE)
-		i->base = vector_reg_number(m->base);
-	if (m->index != ZYDIS_REGISTER_NONE && m->type != ZYDIS_MEMOP_TYPE_VSIB)
-		i->index = vector_reg_number(m->index);
+	else if (m.base != ZYDIS_REGISTER_NONE)
+		i->base = vector_reg_number(m.base);
+	if (m.index != ZYDIS_REGISTER_NONE && m.type != ZYDIS_MEMOP_TYPE_VSIB)
+		i->index = vector_reg_number(m.index);
 }
 
 /* ---- properties that go by name ---- */
