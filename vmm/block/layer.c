@@ -256,7 +256,7 @@ static bool writes_probed_head(const struct layer *layer, const struct block_req
 static bool fast_transfer(struct block_queue *queue, struct block_request *r, const struct extent *e, size_t done,
 			  bool durable)
 {
-	struct image_file *file = &e->layer->file;
+	struct image_file *file;
 
 	if (r->op == BLOCK_READ && e->kind == EXTENT_ZERO) {
 		iov_zero(r->iov, r->iov_count, done, e->length);
@@ -264,6 +264,7 @@ static bool fast_transfer(struct block_queue *queue, struct block_request *r, co
 	}
 	if (e->kind != EXTENT_DATA || (r->op == BLOCK_WRITE && !e->in_place))
 		return false;
+	file = &e->layer->file;
 	/* Alignment of a part follows from that of the whole and of where it begins. */
 	if (file->align > 1 && (!file_is_aligned(file, e->host | e->length | done, r->iov, r->iov_count) ||
 				(r->op == BLOCK_READ && e->host + e->length > atomic_load(&file->end))))

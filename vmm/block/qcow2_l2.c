@@ -96,7 +96,7 @@ static int check_table(struct qcow2 *q, const struct l2_table *t)
 
 		if (!entry || (entry & QCOW2_COMPRESSED && qcow2_entry_is_sane(q, entry)))
 			continue;
-		if (!qcow2_entry_is_sane(q, entry) || qcow2_meta_test(q, cluster))
+		if (!qcow2_entry_is_sane(q, entry) || (cluster && qcow2_meta_test(q, cluster)))
 			return qcow2_is_corrupt(q, "L2 entry %llu of the table at %#llx is %#llx",
 						(unsigned long long)i, (unsigned long long)t->offset,
 						(unsigned long long)entry);
