@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * 8042 keyboard controller (IBM PS/2 Technical Reference, "Keyboard and Auxiliary Device Controller") with nothing
- * plugged in and no auxiliary port, and port 0x92. What a PC's software wants of it: self-test, the command byte,
- * the A20 and reset lines. A byte sent to the absent keyboard is answered at once by the controller's time-out.
+ * 8042 keyboard controller (IBM PS/2 Technical Reference, "Keyboard and Auxiliary Device Controller") without an
+ * auxiliary port, and port 0x92. What a PC's software wants of it: self-test, the command byte, the A20 and reset
+ * lines, and a keyboard where one is plugged in. A byte sent to an absent keyboard is answered at once by the
+ * controller's time-out.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/compiler.h"
 #include "device/models.h"
+#include "device/ps2.h"
 
 enum { REGION_DATA, REGION_COMMAND, REGION_PORT92 };
 
@@ -65,6 +67,9 @@ struct i8042 {
 	uint8_t command; /* waits for its data byte; 0: none */
 	uint8_t port92;
 	bool irq_level;
+	bool has_keyboard;
+	bool break_code; /* of the translation */
+	struct ps2_keyboard keyboard;
 };
 
 static void update_irq(struct i8042 *k)
@@ -81,6 +86,17 @@ static void put_data(struct i8042 *k, uint8_t data, uint8_t extra_status)
 {
 	k->data = data;
 	k->status = (uint8_t)((k->status & ~STATUS_TIMEOUT) | STATUS_OBF | extra_status);
+}
+
+/* The keyboard sends while the output buffer is free and its clock line is not held. */
+static void pump_keyboard(struct i8042 *k)
+{
+	uint8_t value;
+
+	while (k->has_keyboard && !(k->status & STATUS_OBF) && !(k->ram[0] & CTR_KBD_DISABLE) &&
+	       ps2_keyboard_take(&k->keyboard, &value))
+		if (!(k->ram[0] & CTR_TRANSLATE) || ps2_translate(value, &k->break_code, &value))
+			put_data(k, value, 0);
 }
 
 static void request_reset(struct i8042 *k)
@@ -157,7 +173,10 @@ static void write_data(struct i8042 *k, uint8_t value)
 	case CMD_WRITE_AUX: put_data(k, KBD_RESEND, STATUS_TIMEOUT); break;
 	default:
 		k->ram[0] &= (uint8_t)~CTR_KBD_DISABLE; /* sending enables the interface */
-		put_data(k, KBD_RESEND, STATUS_TIMEOUT);
+		if (k->has_keyboard)
+			ps2_keyboard_write(&k->keyboard, value);
+		else
+			put_data(k, KBD_RESEND, STATUS_TIMEOUT);
 	}
 }
 
@@ -174,14 +193,18 @@ static void write_port92(struct i8042 *k, uint8_t value)
 static uint64_t i8042_read(struct device *dev, unsigned region, uint64_t offset, unsigned size)
 {
 	struct i8042 *k = container_of(dev, struct i8042, dev);
+	uint8_t data;
 
 	(void)offset;
 	(void)size;
 	switch (region) {
 	case REGION_DATA:
 		k->status &= (uint8_t) ~(STATUS_OBF | STATUS_TIMEOUT);
+		data = k->data;
+		update_irq(k); /* the line falls before it rises for the next byte */
+		pump_keyboard(k);
 		update_irq(k);
-		return k->data;
+		return data;
 	case REGION_COMMAND: return k->status;
 	default: return k->port92;
 	}
@@ -198,6 +221,7 @@ static void i8042_write(struct device *dev, unsigned region, uint64_t offset, ui
 	case REGION_COMMAND: write_command(k, (uint8_t)value); break;
 	default: write_port92(k, (uint8_t)value); break;
 	}
+	pump_keyboard(k);
 	update_irq(k);
 }
 
@@ -213,6 +237,8 @@ static void i8042_reset(struct device *dev)
 	k->port92 = PORT92_A20;
 	k->data = 0;
 	k->command = 0;
+	k->break_code = false;
+	ps2_keyboard_init(&k->keyboard);
 	update_irq(k);
 }
 
@@ -245,4 +271,22 @@ struct device *i8042_create(struct irq_line irq1, struct machine_control control
 	k->control = control;
 	i8042_reset(&k->dev);
 	return &k->dev;
+}
+
+void i8042_plug_keyboard(struct device *dev)
+{
+	container_of(dev, struct i8042, dev)->has_keyboard = true;
+}
+
+bool i8042_key(struct device *dev, uint16_t key, bool down)
+{
+	struct i8042 *k = container_of(dev, struct i8042, dev);
+	bool taken;
+
+	device_lock(dev);
+	taken = !k->has_keyboard || ps2_keyboard_key(&k->keyboard, key, down);
+	pump_keyboard(k);
+	update_irq(k);
+	device_unlock(dev);
+	return taken;
 }

@@ -30,8 +30,12 @@ struct device *rtc_create(struct timer_service *timers, struct irq_line irq, con
 #define HPET_ID UINT32_C(0x8086a201) /* low half of the capabilities, for the ACPI table */
 struct device *hpet_create(struct timer_service *timers, struct irq_line gsi, struct irq_line legacy);
 
-/* 8042 keyboard controller, nothing plugged in. Region 0: data (0x60); 1: command/status (0x64); 2: port 0x92. */
+/* 8042 keyboard controller, nothing plugged in at first. Region 0: data (0x60); 1: command/status (0x64); 2: port 0x92.
+ */
 struct device *i8042_create(struct irq_line irq1, struct machine_control control);
+void i8042_plug_keyboard(struct device *dev); /* before the guest runs */
+/* A key by its set 1 code, 0x100 more with the prefix e0. False: no room, ask again. Thread: any, device not locked. */
+bool i8042_key(struct device *dev, uint16_t key, bool down);
 
 /* ACPI fixed hardware. Region 0: PM1 event block (4 bytes); 1: PM1 control (2); 2: PM timer (4). */
 #define ACPI_SLP_TYP_S5 5 /* what \_S5 says */
