@@ -240,6 +240,23 @@ static void insn_unbound(struct interp_insn *i, const ZydisDecodedInstruction *z
 	}
 }
 
+/*
+ * F3 REX.B 90: processors exchange R8 with RAX, Zydis says PAUSE. Decoded again with another prefix in F3's place, one
+ * that means nothing there.
+ */
+static void decode_rex_xchg(const ZydisDecoder *d, const uint8_t *bytes, ZydisDecodedInstruction *zi,
+			    ZydisDecodedOperand *zo)
+{
+	uint8_t copy[INTERP_INSN_MAX];
+	unsigned len = zi->length;
+
+	if (zi->mnemonic != ZYDIS_MNEMONIC_PAUSE || !(zi->attributes & ZYDIS_ATTRIB_HAS_REX) || !zi->raw.rex.B)
+		return;
+	for (unsigned n = 0; n < len; n++)
+		copy[n] = bytes[n] == 0xf3 ? 0x3e : bytes[n];
+	ZydisDecoderDecodeFull(d, copy, len, zi, zo);
+}
+
 bool interp_decode(struct x86_cpu *cpu, enum interp_mode mode, const uint8_t *bytes, unsigned avail,
 		   struct interp_insn *out)
 {
@@ -260,6 +277,7 @@ bool interp_decode(struct x86_cpu *cpu, enum interp_mode mode, const uint8_t *by
 			    avail < INTERP_INSN_MAX ? avail : INTERP_INSN_MAX);
 		return true;
 	}
+	decode_rex_xchg(d, bytes, &zi, zo);
 	out->len = zi.length;
 	out->opsize = zi.operand_width / 8;
 	out->addrsize = zi.address_width / 8;
