@@ -7,6 +7,7 @@
 #include "interp/interp.h"
 #include "interp/operand.h"
 #include "x86/cpuid.h"
+#include "x86/transfer_internal.h"
 
 /* The following predecoded instructions may be wrong, or attention must be polled. */
 static inline void system_end_block(struct x86_cpu *cpu)
@@ -65,6 +66,12 @@ static inline bool system_bind_feature(const struct x86_cpu *cpu, struct interp_
 {
 	i->exec = x86_has(cpu, f) ? fn : interp_exec_ud;
 	return true;
+}
+
+/* Far pointers in memory have no 64-bit offset on AMD: REX.W is ignored (APM 3 JMP (Far), LSS). */
+static inline uint8_t system_far_pointer_size(const struct x86_cpu *cpu, unsigned opsize)
+{
+	return (uint8_t)(opsize == 8 && x86_vendor_is_amd(cpu) ? 4 : opsize);
 }
 
 /* MOV CRn, DRn: system_control.c, for interp_bind_mov_system(). */

@@ -22,15 +22,16 @@ struct far_pointer {
 /* ptr16:16/32 in the instruction (imm2:imm), or m16:16/32/64. */
 static struct far_pointer far_operand(struct x86_cpu *cpu, const struct interp_insn *i)
 {
-	uint64_t at, sel_at;
+	struct far_pointer p = { .sel = (uint16_t)i->imm2, .offset = i->imm };
+	uint64_t at;
 
 	if (i->kind[0] != INTERP_OP_MEM)
-		return (struct far_pointer){ (uint16_t)i->imm2, i->imm };
+		return p;
 	at = interp_linear(cpu, i, i->opsize + 2u, false);
-	sel_at = at + i->opsize;
-	if (!x86_long64(cpu))
-		sel_at = (uint32_t)sel_at;
-	return (struct far_pointer){ x86_read16(cpu, sel_at), x86_read(cpu, at, i->opsize, cpu->mmu_index) };
+	p.offset = x86_read(cpu, at, i->opsize, cpu->mmu_index);
+	at += i->opsize;
+	p.sel = x86_read16(cpu, x86_long64(cpu) ? at : (uint32_t)at);
+	return p;
 }
 
 static void exec_far_jump(struct x86_cpu *cpu, const struct interp_insn *i)
@@ -151,6 +152,7 @@ bool interp_bind_far_transfer(SYSTEM_BIND_ARGS)
 	} else if (zo[0].type != ZYDIS_OPERAND_TYPE_MEMORY) {
 		return false;
 	}
+	i->opsize = system_far_pointer_size(cpu, i->opsize);
 	return system_bind_last(i, zi->mnemonic == ZYDIS_MNEMONIC_CALL ? exec_far_call : exec_far_jump);
 }
 
