@@ -37,11 +37,11 @@ static void exec_clflush(struct x86_cpu *cpu, const struct interp_insn *i)
 /* Zero the line that rAX points into (APM 3 CLZERO): DS or an override, the instruction's address size. */
 static void exec_clzero(struct x86_cpu *cpu, const struct interp_insn *i)
 {
-	uint64_t zero[CACHE_LINE / 8],
-		offset = interp_reg_read(cpu, X86_RAX, i->addrsize) & ~(uint64_t)(CACHE_LINE - 1);
+	uint64_t zero[CACHE_LINE / 8];
+	uint64_t a = x86_linear(cpu, i->seg, interp_reg_read(cpu, X86_RAX, i->addrsize), 1, true);
 
 	tz_clear(zero, sizeof(zero));
-	x86_write_bytes(cpu, x86_linear(cpu, i->seg, offset, CACHE_LINE, true), zero, CACHE_LINE, cpu->mmu_index);
+	x86_write_bytes(cpu, a & ~(uint64_t)(CACHE_LINE - 1), zero, CACHE_LINE, cpu->mmu_index);
 	interp_next(cpu, i);
 }
 
@@ -50,6 +50,10 @@ static void exec_clzero(struct x86_cpu *cpu, const struct interp_insn *i)
 bool bind_nop(SYSTEM_BIND_ARGS)
 {
 	SYSTEM_UNUSED;
+	/* PREFETCH of a register: a NOP to Intel, undefined to AMD (APM 3 PREFETCHlevel, PREFETCHW). */
+	if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F && zi->opcode == 0x0d && zi->raw.modrm.mod == 3 &&
+	    x86_vendor_is_amd(cpu))
+		return system_bind(i, interp_exec_ud);
 	return system_bind(i, exec_nop);
 }
 
@@ -80,27 +84,38 @@ bool bind_clwb(SYSTEM_BIND_ARGS)
 	return system_bind_feature(cpu, i, X86_FEAT_CLWB, exec_clflush);
 }
 
-static uint8_t override_segment(const ZydisDecodedInstruction *zi)
+/* By the prefixes themselves: the decoder knows no memory operand of CLZERO. In 64-bit mode only FS and GS count. */
+static uint8_t override_segment(const struct x86_cpu *cpu, const ZydisDecodedInstruction *zi)
 {
-	static const struct {
-		ZydisInstructionAttributes attribute;
-		uint8_t seg;
-	} overrides[] = {
-		{ ZYDIS_ATTRIB_HAS_SEGMENT_CS, X86_CS }, { ZYDIS_ATTRIB_HAS_SEGMENT_SS, X86_SS },
-		{ ZYDIS_ATTRIB_HAS_SEGMENT_ES, X86_ES }, { ZYDIS_ATTRIB_HAS_SEGMENT_FS, X86_FS },
-		{ ZYDIS_ATTRIB_HAS_SEGMENT_GS, X86_GS },
-	};
+	uint8_t seg = X86_DS;
 
-	for (unsigned n = 0; n < ARRAY_SIZE(overrides); n++)
-		if (zi->attributes & overrides[n].attribute)
-			return overrides[n].seg;
-	return X86_DS;
+	for (unsigned n = 0; n < zi->raw.prefix_count; n++)
+		switch (zi->raw.prefixes[n].value) {
+		case 0x2e: seg = x86_long64(cpu) ? seg : X86_CS; break;
+		case 0x36: seg = x86_long64(cpu) ? seg : X86_SS; break;
+		case 0x3e: seg = x86_long64(cpu) ? seg : X86_DS; break;
+		case 0x26: seg = x86_long64(cpu) ? seg : X86_ES; break;
+		case 0x64: seg = X86_FS; break;
+		case 0x65: seg = X86_GS; break;
+		default: break;
+		}
+	return seg;
+}
+
+static bool has_repeat_prefix(const ZydisDecodedInstruction *zi)
+{
+	for (unsigned n = 0; n < zi->raw.prefix_count; n++)
+		if (zi->raw.prefixes[n].value == 0xf2 || zi->raw.prefixes[n].value == 0xf3)
+			return true;
+	return false;
 }
 
 bool bind_clzero(SYSTEM_BIND_ARGS)
 {
 	SYSTEM_UNUSED;
-	i->seg = override_segment(zi);
+	if (has_repeat_prefix(zi)) /* other instructions' place */
+		return system_bind(i, interp_exec_ud);
+	i->seg = override_segment(cpu, zi);
 	i->addrsize = (uint8_t)(zi->address_width / 8);
 	return system_bind_feature(cpu, i, X86_FEAT_CLZERO, exec_clzero);
 }
