@@ -225,7 +225,8 @@ static void exec_arpl(struct x86_cpu *cpu, const struct interp_insn *i)
 	system_need_protected(cpu);
 	if (mem)
 		at = interp_linear(cpu, i, 2, true);
-	dst = mem ? (uint16_t)x86_read_for_write(cpu, at, 2, cpu->mmu_index) : (uint16_t)cpu->gpr[i->reg[0]];
+	/* Written only if it changes: a page that cannot be is no matter else. */
+	dst = mem ? x86_read16(cpu, at) : (uint16_t)cpu->gpr[i->reg[0]];
 	rpl = cpu->gpr[i->reg[1]] & 3;
 	raise = (dst & 3) < rpl;
 	if (raise) {
@@ -286,7 +287,7 @@ bool bind_load_far_pointer(SYSTEM_BIND_ARGS)
 	case ZYDIS_MNEMONIC_LGS: i->extra = X86_GS; break;
 	default: i->extra = X86_SS; break;
 	}
-	i->opsize = (uint8_t)(zi->operand_width / 8);
+	i->opsize = system_far_pointer_size(cpu, zi->operand_width / 8);
 	return i->extra == X86_SS ? system_bind_last(i, exec_load_far_pointer) : system_bind(i, exec_load_far_pointer);
 }
 
