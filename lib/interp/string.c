@@ -213,6 +213,9 @@ interp_inline void repeat(struct x86_cpu *cpu, const struct interp_insn *i, unsi
 	const struct interp *in = interp_of(cpu);
 	uint64_t count = counter(cpu, i), done;
 
+	/* The right to use the port is asked also where there is nothing to do. */
+	if (step == ins_step || step == outs_step)
+		x86_check_io(cpu, (uint16_t)cpu->gpr[X86_RDX], size);
 	while (count) {
 		done = 0;
 		if (bulk && count > 1 && !(cpu->rflags & X86_DF) && likely(!in->stepping))
