@@ -126,7 +126,7 @@ void vector_check_class(struct x86_cpu *cpu, enum vector_class class);
 void vector_check_pending(struct x86_cpu *cpu); /* loads the state; #MF */
 interp_exec_fn vector_exec_ud, vector_exec_reg, vector_exec_load, vector_exec_store;
 interp_exec_fn vector_exec_masked_load, vector_exec_masked_store;
-interp_exec_fn vector_exec_ldmxcsr, vector_exec_stmxcsr;
+interp_exec_fn vector_exec_ldmxcsr, vector_exec_stmxcsr, vector_exec_zero_low;
 
 /* vector_fp.c: the same when MXCSR unmasks an exception; `mem` is a host pointer or NULL. */
 void vector_run_unmasked(struct x86_cpu *cpu, const struct interp_insn *i, void *mem);

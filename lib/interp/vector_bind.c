@@ -423,6 +423,8 @@ bool interp_bind_vector(struct x86_cpu *cpu, struct interp_insn *i, const ZydisD
 	if (mem)
 		vector_bind_mem(i, zi, mem);
 	i->exec = bind_exec(info, class, zi, zo, mem);
+	if ((zi->mnemonic == ZYDIS_MNEMONIC_VZEROALL || zi->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER) && !x86_long64(cpu))
+		i->exec = vector_exec_zero_low;
 	if (needs_stub(i->exec))
 		i->priv = vector_stub(v, zi, zo, i->raw);
 	i->imm2 = v->generation; /* after vector_stub(), which may change it */

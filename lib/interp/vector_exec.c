@@ -179,7 +179,7 @@ static uint8_t *masked_pointer(struct x86_cpu *cpu, const struct interp_insn *i,
 	const struct vector_info *info = vector_info(i);
 	unsigned first = (unsigned)__builtin_ctzll(bits) * info->elem;
 	unsigned end = (64 - (unsigned)__builtin_clzll(bits)) * info->elem;
-	uint64_t a = x86_linear(cpu, i->seg, vector_offset(i, interp_ea(cpu, i), first), end - first, write);
+	uint64_t a = x86_linear(cpu, i->seg, interp_ea(cpu, i) + first, end - first, write);
 	uint8_t *p;
 
 	check_operand_align(cpu, info, a - first);
@@ -193,7 +193,7 @@ static uint64_t element_linear(struct x86_cpu *cpu, const struct interp_insn *i,
 {
 	unsigned elem = vector_info(i)->elem;
 
-	return x86_linear(cpu, i->seg, vector_offset(i, interp_ea(cpu, i), (uint64_t)n * elem), elem, write);
+	return x86_linear(cpu, i->seg, interp_ea(cpu, i) + (uint64_t)n * elem, elem, write);
 }
 
 void vector_exec_masked_load(struct x86_cpu *cpu, const struct interp_insn *i)
@@ -243,6 +243,25 @@ void vector_exec_masked_store(struct x86_cpu *cpu, const struct interp_insn *i)
 		x86_write_bytes(cpu, element_linear(cpu, i, n, true), bounce + n * info->elem, info->elem,
 				cpu->mmu_index);
 	}
+	vector_end(cpu, i);
+}
+
+/* ---- VZEROALL, VZEROUPPER outside 64-bit mode ---- */
+
+/* There they leave registers 8 to 31 alone (SDM 2C VZEROALL), unlike the host's in 64-bit mode. */
+void vector_exec_zero_low(struct x86_cpu *cpu, const struct interp_insn *i)
+{
+	uint32_t offset, size;
+
+	vector_check_class(cpu, (enum vector_class)i->extra);
+	x86_fpu_sync(cpu);
+	if (i->mnemonic == ZYDIS_MNEMONIC_VZEROALL)
+		tz_clear(cpu->fpu.area + 160, 8 * 16);
+	if (x86_fpu_component(2, &offset, &size))
+		tz_clear(cpu->fpu.area + offset, 8 * 16);
+	if (x86_fpu_component(6, &offset, &size))
+		tz_clear(cpu->fpu.area + offset, 8 * 32);
+	x86_fpu_changed(cpu);
 	vector_end(cpu, i);
 }
 
