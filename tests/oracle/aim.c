@@ -9,23 +9,6 @@
 
 /* ---- memory operands ---- */
 
-static void poke_vector_dword(struct test_case *c, unsigned reg, unsigned n, uint32_t v)
-{
-	uint32_t offset = 0, size;
-	unsigned at = 0;
-
-	if (reg >= 16)
-		at = features_component(7, &offset, &size) ? offset + (reg - 16) * 64 + n * 4 : 0;
-	else if (n < 4)
-		at = 160 + reg * 16 + n * 4;
-	else if (n < 8)
-		at = features_component(2, &offset, &size) ? offset + reg * 16 + (n - 4) * 4 : 0;
-	else
-		at = features_component(6, &offset, &size) ? offset + reg * 32 + (n - 8) * 4 : 0;
-	if (at)
-		memcpy(c->in.area + at, &v, 4);
-}
-
 /* Small indices, as doublewords or quadwords. */
 static void small_indices(struct gen *g, ZydisRegister r)
 {
@@ -38,7 +21,7 @@ static void small_indices(struct gen *g, ZydisRegister r)
 
 		if (n == stray)
 			v = (uint32_t)rnd(g);
-		poke_vector_dword(g->c, (unsigned)id & 31, n, v);
+		vector_dword_write(&g->c->in, (unsigned)id & 31, n, v);
 	}
 }
 
@@ -223,8 +206,9 @@ static void aim_pointer(struct gen *g, uint64_t at, const ZydisDecodedInstructio
 		   zi->mnemonic == ZYDIS_MNEMONIC_LFS || zi->mnemonic == ZYDIS_MNEMONIC_LGS ||
 		   zi->mnemonic == ZYDIS_MNEMONIC_LDS || zi->mnemonic == ZYDIS_MNEMONIC_LES;
 	uint64_t v = rnd_code_target(g);
-	uint16_t sel = one_in(g, 3) ? rnd_selector(g) : far && zi->mnemonic == ZYDIS_MNEMONIC_JMP ? SEL_USER_CS
-												     : SEL_USER_DS;
+	uint16_t sel = one_in(g, 3)                                ? rnd_selector(g)
+		       : far && zi->mnemonic == ZYDIS_MNEMONIC_JMP ? SEL_USER_CS
+								   : SEL_USER_DS;
 
 	if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
 		set_gpr(c, gpr_number(o->reg.value), v);
@@ -292,7 +276,10 @@ static void aim_integer(struct gen *g, uint64_t at, const ZydisDecodedInstructio
 		if (zo[0].size == 8)
 			set_gpr(c, RAX, below(g, 0x400));
 		else if (!one_in(g, 4))
-			set_gpr(c, RDX, one_in(g, 2) ? 0 : zi->mnemonic == ZYDIS_MNEMONIC_IDIV ? UINT64_MAX : below(g, 4));
+			set_gpr(c, RDX,
+				one_in(g, 2)                          ? 0
+				: zi->mnemonic == ZYDIS_MNEMONIC_IDIV ? UINT64_MAX
+								      : below(g, 4));
 		break;
 	case ZYDIS_MNEMONIC_BT:
 	case ZYDIS_MNEMONIC_BTS:
@@ -300,7 +287,8 @@ static void aim_integer(struct gen *g, uint64_t at, const ZydisDecodedInstructio
 	case ZYDIS_MNEMONIC_BTC:
 		if (zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY && zo[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
 		    gpr_number(zo[1].reg.value) != gpr_number(zo[0].mem.base) && !one_in(g, 6))
-			set_gpr(c, gpr_number(zo[1].reg.value), (uint64_t)(int64_t)(int32_t)(below(g, 0x4000) - 0x1000u));
+			set_gpr(c, gpr_number(zo[1].reg.value),
+				(uint64_t)(int64_t)(int32_t)(below(g, 0x4000) - 0x1000u));
 		break;
 	case ZYDIS_MNEMONIC_CMPXCHG:
 		if (zo[0].type == ZYDIS_OPERAND_TYPE_MEMORY && one_in(g, 2))
@@ -323,11 +311,13 @@ static void aim_integer(struct gen *g, uint64_t at, const ZydisDecodedInstructio
 		set_gpr(c, RAX, below(g, 20));
 		set_gpr(c, RDX, below(g, 20));
 		break;
+	case ZYDIS_MNEMONIC_CLZERO:
+		if (!one_in(g, 4))
+			set_gpr(c, RAX, rnd_target(g, 1));
+		break;
 	case ZYDIS_MNEMONIC_XGETBV: set_gpr(c, RCX, below(g, 3)); break;
 	case ZYDIS_MNEMONIC_WRFSBASE:
-	case ZYDIS_MNEMONIC_WRGSBASE:
-		set_gpr(c, gpr_number(zo[0].reg.value), one_in(g, 2) ? v : rnd(g) >> 17);
-		break;
+	case ZYDIS_MNEMONIC_WRGSBASE: set_gpr(c, gpr_number(zo[0].reg.value), one_in(g, 2) ? v : rnd(g) >> 17); break;
 	case ZYDIS_MNEMONIC_BOUND: {
 		uint64_t pair = rnd(g) & UINT64_C(0x7fffffff0000ffff);
 

@@ -143,7 +143,8 @@ bool forms_coverage(bool list, uint64_t cases)
 			printf("not exercised: %s (%lu faults, %lu #UD)\n", ZydisMnemonicGetString((ZydisMnemonic)n),
 			       (unsigned long)table[n].faulted, (unsigned long)table[n].undefined);
 	}
-	printf("coverage: %u of %u mnemonics exercised; forms: %u reported by our CPUID, %u run here, %u of them tried, %u "
+	printf("coverage: %u of %u mnemonics exercised; forms: %u reported by our CPUID, %u run here, %u of them "
+	       "tried, %u "
 	       "to their end or their only exception\n",
 	       exercised, mnemonics, reported, forms.run_count, ran, done);
 	print_standing(table, STANDING_NO_HOST, "skipped, this host lacks");

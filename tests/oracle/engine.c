@@ -176,7 +176,7 @@ static void set_registers(struct engine *e)
 	s.cr0 = 0x80050033; /* PG AM WP NE ET MP PE, as Linux */
 	s.cr3 = GPA_TABLES;
 	s.cr4 = 0x50660; /* OSXSAVE FSGSBASE OSXMMEXCPT OSFXSR MCE PAE */
-	s.efer = 0xd00;  /* NXE LMA LME */
+	s.efer = 0xd01;  /* NXE LMA LME SCE */
 	checked(e, tz_ioctl(e->vcpu, KVM_SET_SREGS, &s), "KVM_SET_SREGS");
 	checked(e, tz_ioctl(e->vcpu, KVM_SET_REGS, &regs), "KVM_SET_REGS");
 }

@@ -113,7 +113,8 @@ uint64_t forms_key(bool mode32, const ZydisDecodedInstruction *zi, const ZydisDe
 	h = mix(h, zi->operand_width);
 	h = mix(h, zi->avx.vector_length | (uint64_t)zi->avx.mask.mode << 12 |
 			   (uint64_t)(zi->avx.broadcast.mode && !zi->avx.broadcast.is_static) << 20 |
-			   (uint64_t)zi->avx.has_sae << 21 | (uint64_t)(zi->avx.rounding.mode != 0 && zi->avx.has_sae) << 22);
+			   (uint64_t)zi->avx.has_sae << 21 |
+			   (uint64_t)(zi->avx.rounding.mode != 0 && zi->avx.has_sae) << 22);
 	for (unsigned n = 0; n < zi->operand_count_visible; n++) {
 		const ZydisDecodedOperand *o = &zo[n];
 
@@ -278,8 +279,7 @@ static void each_operand(struct form *f, struct fields x, bool all_rm)
 
 static void legacy_forms(bool mode32)
 {
-	static const uint8_t prefix[][2] = { { 0, 0 },    { 1, 0 },    { 0, 0xf3 },
-					     { 0, 0xf2 }, { 1, 0xf3 }, { 1, 0xf2 } };
+	static const uint8_t prefix[][2] = { { 0, 0 }, { 1, 0 }, { 0, 0xf3 }, { 0, 0xf2 }, { 1, 0xf3 }, { 1, 0xf2 } };
 
 	for (unsigned map = 0; map < 4; map++)
 		for (unsigned op = 0; op < 256; op++) {
@@ -367,6 +367,10 @@ static bool fit_for_sequence(const struct form *f)
 	case ZYDIS_MNEMONIC_POPFQ:
 	case ZYDIS_MNEMONIC_HLT:
 	case ZYDIS_MNEMONIC_ENTER:
+	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FNSTENV:
+	case ZYDIS_MNEMONIC_FXSAVE:
+	case ZYDIS_MNEMONIC_FXSAVE64:
 	case ZYDIS_MNEMONIC_FLDENV:
 	case ZYDIS_MNEMONIC_FRSTOR:
 	case ZYDIS_MNEMONIC_FXRSTOR:
@@ -439,7 +443,8 @@ static void build_lists(void)
 		case ZYDIS_CATEGORY_COND_BR:
 		case ZYDIS_CATEGORY_SEGOP: break;
 		default:
-			if (!fit_for_sequence(f) || writes_segment(&zi, zo) || f->vsib || (zi.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED))
+			if (!fit_for_sequence(f) || writes_segment(&zi, zo) || f->vsib ||
+			    (zi.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED))
 				break;
 			forms.sequence[forms.sequence_count++] = n;
 			if (is_integer(&zi))

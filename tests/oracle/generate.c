@@ -15,9 +15,9 @@ static _Alignas(64) uint8_t pool[POOL_SIZE + sizeof(struct slot_pages)];
 uint64_t rnd_value(struct gen *g)
 {
 	static const uint64_t corner[] = {
-		0,          1,          2,         0x7f,      0x80,       0xff,
-		0x7fff,     0x8000,     0xffff,    0x7fffffff, 0x80000000, 0xffffffff,
-		INT64_MAX,  (uint64_t)INT64_MIN, UINT64_MAX, 0x0f,      0x10,       0x3f,
+		0,          1,      2,          0x7f,       0x80,       0xff,      0x7fff,
+		0x8000,     0xffff, 0x7fffffff, 0x80000000, 0xffffffff, INT64_MAX, (uint64_t)INT64_MIN,
+		UINT64_MAX, 0x0f,   0x10,       0x3f,
 	};
 
 	switch (below(g, 4)) {
@@ -120,8 +120,27 @@ uint64_t rnd_code_target(struct gen *g)
 uint16_t rnd_selector(struct gen *g)
 {
 	static const uint16_t some[] = {
-		0, 1, 2, 3, SEL_USER_DS, SEL_USER_CS, SEL_USER_CS32, SEL_USER_DS - 3, SEL_KERNEL_CS, SEL_KERNEL_DS,
-		SEL_KERNEL_DS | 3, SEL_TSS, SEL_TSS | 3, 0x50, 0x63, 0x6b, 0x73, 0x80, 0x83, 0x0f, 0x2f,
+		0,
+		1,
+		2,
+		3,
+		SEL_USER_DS,
+		SEL_USER_CS,
+		SEL_USER_CS32,
+		SEL_USER_DS - 3,
+		SEL_KERNEL_CS,
+		SEL_KERNEL_DS,
+		SEL_KERNEL_DS | 3,
+		SEL_TSS,
+		SEL_TSS | 3,
+		0x50,
+		0x63,
+		0x6b,
+		0x73,
+		0x80,
+		0x83,
+		0x0f,
+		0x2f,
 	};
 	uint16_t v = one_in(g, 8) ? (uint16_t)rnd(g) : some[below(g, ARRAY_SIZE(some))];
 
@@ -185,6 +204,23 @@ void set_gpr(struct test_case *c, unsigned reg, uint64_t v)
 {
 	if (reg < 16)
 		c->in.gpr[reg] = c->mode32 ? (uint32_t)v : v;
+}
+
+void vector_dword_write(struct state *s, unsigned reg, unsigned n, uint32_t v)
+{
+	uint32_t offset = 0, size;
+	unsigned at = 0;
+
+	if (reg >= 16)
+		at = features_component(7, &offset, &size) ? offset + (reg - 16) * 64 + n * 4 : 0;
+	else if (n < 4)
+		at = 160 + reg * 16 + n * 4;
+	else if (n < 8)
+		at = features_component(2, &offset, &size) ? offset + reg * 16 + (n - 4) * 4 : 0;
+	else
+		at = features_component(6, &offset, &size) ? offset + reg * 32 + (n - 8) * 4 : 0;
+	if (at)
+		memcpy(s->area + at, &v, 4);
 }
 
 static void rnd_x87(struct gen *g, uint8_t *area)

@@ -44,7 +44,8 @@ const ZydisDecodedOperand *visible_memory(const ZydisDecodedInstruction *zi, con
 /* Write to the case's memory; what lies outside its pages is dropped. */
 void poke(struct test_case *c, uint64_t address, const void *data, unsigned n);
 void poke64(struct test_case *c, uint64_t address, uint64_t v);
-/* A general register as an operand: the low `size` bytes are replaced. */
+/* Doubleword n of a vector register, wherever the XSAVE image has it. */
+void vector_dword_write(struct state *s, unsigned reg, unsigned n, uint32_t v);
 void set_gpr(struct test_case *c, unsigned reg, uint64_t v);
 
 /* instruction.c: bytes of a random instruction of the form, decoded. Returns the length. */

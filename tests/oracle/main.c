@@ -61,7 +61,9 @@ static void tally_native(struct tally *t, const struct test_case *c)
 	t->cases++;
 	t->sequences += c->sequence;
 	if (!c->sequence)
-		t->per_form[c->insn[0].form][r->vector == V_NONE || r->vector == V_BP ? 0 : r->vector == V_UD ? 2 : 1]++;
+		t->per_form[c->insn[0].form][r->vector == V_NONE || r->vector == V_BP ? 0
+					     : r->vector == V_UD                      ? 2
+										      : 1]++;
 }
 
 static unsigned total_mismatches(const struct tally *t)
@@ -220,9 +222,9 @@ static void add_engine(const char *name)
 static void parse(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "seed", 1, NULL, 's' },   { "cases", 1, NULL, 'n' },  { "case", 1, NULL, 'c' },
-		{ "engine", 1, NULL, 'e' }, { "jobs", 1, NULL, 'j' },   { "errors", 1, NULL, 'x' },
-		{ "list", 0, NULL, 'l' },   { "help", 0, NULL, 'h' },   { NULL, 0, NULL, 0 },
+		{ "seed", 1, NULL, 's' },   { "cases", 1, NULL, 'n' }, { "case", 1, NULL, 'c' },
+		{ "engine", 1, NULL, 'e' }, { "jobs", 1, NULL, 'j' },  { "errors", 1, NULL, 'x' },
+		{ "list", 0, NULL, 'l' },   { "help", 0, NULL, 'h' },  { NULL, 0, NULL, 0 },
 	};
 	int o;
 

@@ -38,8 +38,10 @@ static struct {
 
 static void child_map_slots(void)
 {
-	static const int prot[SLOT_PAGES] = { PROT_READ | PROT_EXEC,  PROT_READ | PROT_EXEC, PROT_READ | PROT_WRITE,
-					      PROT_READ | PROT_WRITE, PROT_READ,             PROT_READ | PROT_WRITE };
+	static const int prot[SLOT_PAGES] = {
+		PROT_READ | PROT_EXEC, PROT_READ | PROT_EXEC, PROT_READ | PROT_WRITE, PROT_READ | PROT_WRITE, PROT_READ,
+		PROT_READ | PROT_WRITE
+	};
 	uint8_t *base = (uint8_t *)(uintptr_t)SLOT_BASE, *exit_page = (uint8_t *)(uintptr_t)EXIT_PAGE;
 	size_t size = EXIT_PAGE + 0x1000 - SLOT_BASE;
 
@@ -84,8 +86,7 @@ static void child_signals(void)
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[0])),                            \
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, fd, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),           \
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)
-#define ALLOW(nr)                                                                                                      \
-	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+#define ALLOW(nr) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
 
 static void child_confine(void)
 {

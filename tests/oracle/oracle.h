@@ -34,7 +34,19 @@ enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, 
 enum { ES, CS, SS, DS, FS, GS };
 
 /* Exceptions by vector; how a case that has none ends. */
-enum { V_DE = 0, V_DB = 1, V_BP = 3, V_OF = 4, V_UD = 6, V_GP = 13, V_PF = 14, V_MF = 16, V_AC = 17, V_XM = 19 };
+enum {
+	V_DE = 0,
+	V_DB = 1,
+	V_BP = 3,
+	V_OF = 4,
+	V_UD = 6,
+	V_SS = 12,
+	V_GP = 13,
+	V_PF = 14,
+	V_MF = 16,
+	V_AC = 17,
+	V_XM = 19
+};
 #define V_NONE 0x100u /* reached EXIT */
 #define V_LOST 0x101u /* the executor died or hung in it */
 
@@ -104,7 +116,7 @@ struct form {
 	uint16_t mnemonic;
 	uint8_t mode32; /* compatibility mode */
 	uint8_t encoding, map, opcode;
-	uint8_t prefix66, prefix_rep; /* 0, 0xf2, 0xf3 */
+	uint8_t prefix66, prefix_rep;                           /* 0, 0xf2, 0xf3 */
 	uint8_t prefix67, lock, w, length_bits, pp, b, z, mask; /* mask: aaa is not 0 */
 	uint8_t has_modrm, memory, vsib;
 	uint8_t reg_set, rm_set; /* values of ModRM.reg, and of ModRM.rm with a register, that give it */

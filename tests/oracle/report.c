@@ -83,7 +83,8 @@ static void print_memory(const struct test_case *c, const struct slot_pages *hw,
 		if (a[n] == b[n])
 			continue;
 		printf("  memory %08lx: in %02x  hardware %02x  engine %02x\n",
-		       (unsigned long)(slot_address(c->slot) + slot_page_offset(n / 4096) + n % 4096), i[n], a[n], b[n]);
+		       (unsigned long)(slot_address(c->slot) + slot_page_offset(n / 4096) + n % 4096), i[n], a[n],
+		       b[n]);
 		shown++;
 	}
 }

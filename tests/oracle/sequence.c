@@ -89,8 +89,8 @@ static void put_instruction(struct gen *g, struct item *i)
 /* What reads each condition (SDM 1 appendix B). */
 static uint64_t condition_reads(unsigned cc)
 {
-	static const uint16_t reads[8] = { FLAG_OF, FLAG_CF, FLAG_ZF, FLAG_CF | FLAG_ZF, FLAG_SF, FLAG_PF,
-					   FLAG_SF | FLAG_OF, FLAG_ZF | FLAG_SF | FLAG_OF };
+	static const uint16_t reads[8] = { FLAG_OF, FLAG_CF, FLAG_ZF,           FLAG_CF | FLAG_ZF,
+					   FLAG_SF, FLAG_PF, FLAG_SF | FLAG_OF, FLAG_ZF | FLAG_SF | FLAG_OF };
 
 	return reads[cc >> 1];
 }
@@ -203,7 +203,7 @@ static void seed_registers(struct gen *g)
 	if (one_in(g, 8))
 		c->in.gpr[R13] = slot_address(c->slot) + SLOT_RO + 0x100;
 	c->in.gpr[R14] = one_in(g, 4) ? below(g, 64) : below(g, 4) * 16;
-	c->in.gpr[R15] = one_in(g, 4) ? (uint64_t)-(int64_t)below(g, 16) : below(g, 4) * 16;
+	c->in.gpr[R15] = one_in(g, 4) ? (uint64_t) - (int64_t)below(g, 16) : below(g, 4) * 16;
 	c->in.gpr[SEQ_COUNTER] = 1 + below(g, 9);
 	if (!one_in(g, 4))
 		c->in.gpr[RCX] = below(g, 64);

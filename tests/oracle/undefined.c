@@ -12,7 +12,10 @@ static const struct row {
 	uint64_t flags;
 	const char *section;
 } rows[] = {
-#define ROW(m, flags, section) { ZYDIS_MNEMONIC_##m, flags, section }
+#define ROW(m, flags, section)                                                                                         \
+	{                                                                                                              \
+		ZYDIS_MNEMONIC_##m, flags, section                                                                     \
+	}
 	ROW(AND, FLAG_AF, "SDM 2A AND"),
 	ROW(OR, FLAG_AF, "SDM 2B OR"),
 	ROW(XOR, FLAG_AF, "SDM 2D XOR"),
