@@ -32,6 +32,11 @@ static const char help_text[] =
 	"  --code-cache SIZE memory for translated guest code, each vCPU's (default 32M, at least\n"
 	"                    1M); without effect but with --accel translate\n"
 	"  --serial WHERE    stdio, file:PATH or none (default stdio)\n"
+	"  --disk PATH[,KEY=VALUE…]\n"
+	"                    a disk: raw or qcow2 image, block device or NBD URI; keys: format=raw|\n"
+	"                    qcow2|auto, cache=writeback|none|writethrough|unsafe, readonly=on|off,\n"
+	"                    discard=on|off, serial=TEXT, queues=N, aio=io_uring|threads; may be\n"
+	"                    repeated (trapeze image --help makes images)\n"
 	"  --net user|tap|none[,KEY=VALUE…]\n"
 	"                    a network card: user needs no rights (hostfwd=tcp:127.0.0.1:2222-:22\n"
 	"                    leads a port of this host to the guest, restrict=on shuts the guest\n"
@@ -156,6 +161,16 @@ static int option_device(struct machine_config *c, const char *value)
 	return bad("--device", value, "too many devices");
 }
 
+static int option_disk(struct machine_config *c, const char *value)
+{
+	for (unsigned i = 0; i < MACHINE_DISK_TEXTS_MAX; i++)
+		if (!c->disks[i]) {
+			c->disks[i] = value;
+			return 0;
+		}
+	return bad("--disk", value, "too many disks");
+}
+
 static int option_net(struct machine_config *c, const char *value)
 {
 	for (unsigned i = 0; i < MACHINE_NETS_MAX; i++)
@@ -241,6 +256,7 @@ static const struct option_row options[] = {
 	{ "--accel", true, option_accel, accel_names },
 	{ "--code-cache", true, option_code_cache, NULL },
 	{ "--serial", true, option_serial, NULL },
+	{ "--disk", true, option_disk, NULL },
 	{ "--net", true, option_net, net_kinds },
 	{ "--device", true, option_device, board_device_names },
 	{ "--no-reboot", false, option_no_reboot, NULL },

@@ -18,6 +18,7 @@
 #include "machine/board.h"
 #include "machine/console.h"
 #include "machine/cpu_model.h"
+#include "machine/disks.h"
 #include "machine/image.h"
 #include "machine/legacy.h"
 #include "machine/message.h"
@@ -52,6 +53,7 @@ struct machine {
 	struct console console;
 	struct net *nets[MACHINE_NETS_MAX];
 	unsigned net_count;
+	struct disks disks;
 	int event_fd;  /* wakes the main loop */
 	int signal_fd; /* SIGINT, SIGTERM … */
 
@@ -262,6 +264,8 @@ static int create_board(struct machine *m)
 		.gsi = { .set = set_gsi, .ctx = m },
 		.control = { .request = control_request, .ctx = m },
 		.serial = c->serial == SERIAL_NONE ? NULL : &m->console.dev,
+		.disks = m->disks.disk,
+		.disk_count = m->disks.count,
 		.nets = m->nets,
 		.net_count = m->net_count,
 		.devices = c->devices,
@@ -498,12 +502,17 @@ static int machine_open(struct machine *m)
 	if (!err)
 		err = open_nets(m);
 	if (!err)
+		err = disks_open(&m->disks, c->disks);
+	if (!err)
 		err = console_open(&m->console, c->serial, c->serial_path, wake_main, console_failed, m);
 	return err;
 }
 
-static void machine_close(struct machine *m)
+/* -errno: what the guest has written may be lost. */
+static int machine_close(struct machine *m)
 {
+	int err = disks_close(&m->disks);
+
 	console_close(&m->console);
 	while (m->net_count)
 		net_close(m->nets[--m->net_count]);
@@ -515,6 +524,7 @@ static void machine_close(struct machine *m)
 	image_close(&m->kernel);
 	image_close(&m->initrd);
 	pthread_mutex_destroy(&m->lock);
+	return err;
 }
 
 int machine_run(const struct machine_config *config)
@@ -542,6 +552,7 @@ int machine_run(const struct machine_config *config)
 		status = end_status(&m);
 	} while (status < 0);
 	terminal_restore();
-	machine_close(&m);
+	if (machine_close(&m) < 0 && status == EXIT_SUCCESS)
+		status = EXIT_FAILURE;
 	return status;
 }

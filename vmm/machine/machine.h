@@ -13,6 +13,7 @@
 #define MACHINE_CPUS_MAX 64
 #define MACHINE_DEVICES_MAX 32
 #define MACHINE_NETS_MAX 8
+#define MACHINE_DISK_TEXTS_MAX 32
 #define MACHINE_CODE_CACHE_MIN (UINT64_C(1) << 20)
 #define MACHINE_CODE_CACHE_MAX (UINT64_C(1) << 30)
 #define MACHINE_MEMORY_MIN (UINT64_C(1) << 20)
@@ -31,8 +32,9 @@ struct machine_config {
 	uint64_t code_cache; /* bytes a vCPU */
 	enum serial_kind serial;
 	const char *serial_path;
-	const char *devices[MACHINE_DEVICES_MAX + 1]; /* NULL-terminated */
-	const char *nets[MACHINE_NETS_MAX + 1];       /* NULL-terminated: --net, a card each but for "none" */
+	const char *devices[MACHINE_DEVICES_MAX + 1];  /* NULL-terminated */
+	const char *disks[MACHINE_DISK_TEXTS_MAX + 1]; /* NULL-terminated: --disk */
+	const char *nets[MACHINE_NETS_MAX + 1];        /* NULL-terminated: --net, a card each but for "none" */
 	bool no_reboot;
 	bool stats;
 };
