@@ -18,7 +18,7 @@ static const uint8_t qcow_magic[4] = { 'Q', 'F', 'I', 0xfb };
 
 /* --- opening --- */
 
-static bool looks_like_qcow2(struct image_file *file)
+bool layer_looks_like_qcow2(struct image_file *file)
 {
 	uint8_t head[sizeof(qcow_magic)];
 
@@ -26,8 +26,7 @@ static bool looks_like_qcow2(struct image_file *file)
 	       !memcmp(head, qcow_magic, sizeof(head));
 }
 
-/* A name in an image is relative to the image's folder. NULL: no memory. */
-static char *beside(const char *image, const char *name)
+char *layer_beside(const char *image, const char *name)
 {
 	const char *slash = strrchr(image, '/');
 	size_t dir = slash ? (size_t)(slash - image) + 1 : 0;
@@ -89,7 +88,7 @@ static int open_backing(struct layer *layer, const struct layer_options *options
 	err = backing_format(layer, &o.format, error);
 	if (err)
 		return err;
-	path = beside(layer->file.path, name);
+	path = layer_beside(layer->file.path, name);
 	if (!path)
 		return error_set(error, ENOMEM, "%s: %s", layer->file.path, strerror(ENOMEM));
 	err = layer_open(&layer->backing, path, &o, error);
@@ -126,7 +125,7 @@ int layer_open(struct layer **out, const char *path, const struct layer_options 
 	if (!err) {
 		layer->format = options->format;
 		if (layer->format == BLOCK_FORMAT_AUTO) {
-			layer->format = looks_like_qcow2(&layer->file) ? BLOCK_FORMAT_QCOW2 : BLOCK_FORMAT_RAW;
+			layer->format = layer_looks_like_qcow2(&layer->file) ? BLOCK_FORMAT_QCOW2 : BLOCK_FORMAT_RAW;
 			layer->probed_raw = layer->format == BLOCK_FORMAT_RAW;
 		}
 		if (layer->format == BLOCK_FORMAT_QCOW2) {

@@ -68,6 +68,9 @@ int layer_close(struct layer *layer);
 int layer_map(struct layer *layer, uint64_t offset, uint64_t length, bool may_block, struct extent *extent);
 /* Reads zeros past the layer's end. */
 int layer_read(struct layer *layer, uint64_t offset, const struct iovec *iov, unsigned n, size_t skip, size_t length);
+/* A name as it stands in an image is relative to the image's folder. Allocated; NULL: no memory. */
+char *layer_beside(const char *image, const char *name);
+bool layer_looks_like_qcow2(struct image_file *file);
 /* Is all of it known to read as zeros, without reading data? */
 bool layer_is_zero(struct layer *layer, uint64_t offset, uint64_t length);
 

@@ -4,5 +4,6 @@
 #define VMM_CLI_CLI_H
 
 int cmd_run(int argc, char **argv);
+int cmd_image(int argc, char **argv);
 
 #endif

@@ -13,6 +13,7 @@ static const char help_text[] = "Usage: trapeze COMMAND [OPTION…]\n"
 				"\n"
 				"Commands:\n"
 				"  run         boot a kernel in a virtual machine (trapeze run --help)\n"
+				"  image       make, check and convert disk images (trapeze image --help)\n"
 				"\n"
 				"Options:\n"
 				"  --help      this text\n"
@@ -25,6 +26,7 @@ struct command {
 
 static const struct command commands[] = {
 	{ "run", cmd_run },
+	{ "image", cmd_image },
 };
 
 /* Printed text that cannot be written (a full disk, a closed pipe) is a failure too. */
@@ -39,7 +41,7 @@ static int print(const char *text)
 
 int main(int argc, char **argv)
 {
-	static const char *const words[] = { "run", "--help", "--version", NULL };
+	static const char *const words[] = { "run", "image", "--help", "--version", NULL };
 	const char *hint;
 
 	if (argc < 2) {
