@@ -11,9 +11,9 @@
 
 #include "core/clock.h"
 #include "core/engine.h"
-#include "core/pv_clock.h"
 #include "core/ioeventfd.h"
 #include "core/irqfd.h"
+#include "core/pv_clock.h"
 #include "core/sync.h"
 #include "core/timer.h"
 #include "core/vcpu.h"

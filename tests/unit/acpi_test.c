@@ -221,11 +221,8 @@ static int dump_all(const char *dir)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_fadt),
-		cmocka_unit_test(test_hpet),
-		cmocka_unit_test(test_madt),
-		cmocka_unit_test(test_too_many_cpus),
-		cmocka_unit_test(test_reset_repairs),
+		cmocka_unit_test(test_fadt),          cmocka_unit_test(test_hpet),          cmocka_unit_test(test_madt),
+		cmocka_unit_test(test_too_many_cpus), cmocka_unit_test(test_reset_repairs),
 	};
 
 	if (argc > 1)
