@@ -261,7 +261,8 @@ static void exec_cmpxchg8b(struct x86_cpu *cpu, const struct interp_insn *i)
 /* Its operand must be aligned, so it never crosses a page. */
 static void exec_cmpxchg16b(struct x86_cpu *cpu, const struct interp_insn *i)
 {
-	uint64_t linear = interp_linear(cpu, i, 16, true);
+	/* Misaligned is #GP(0), not #AC. */
+	uint64_t linear = x86_linear(cpu, i->seg, interp_ea(cpu, i), 16, true);
 	uint64_t want[2] = { cpu->gpr[X86_RAX], cpu->gpr[X86_RDX] }, old[2] = { want[0], want[1] };
 	uint64_t new[2] = { cpu->gpr[X86_RBX], cpu->gpr[X86_RCX] };
 	bool equal;

@@ -183,17 +183,28 @@ static inline void vector_call(struct x86_cpu *cpu, const struct interp_insn *i,
 	vector_rest(cpu);
 }
 
+static inline bool vector_checks_align(const struct x86_cpu *cpu)
+{
+	return unlikely(cpu->cpl == 3 && (cpu->rflags & X86_AC));
+}
+
 /*
- * Linear address of `size` bytes at `offset` in the operand's segment. #AC for operands of up to 10 bytes:
- * larger ones have their own rule, #GP(0), or none (SDM 3A table 6-7; SDM 2 2.4.1).
+ * #AC goes by the operand's size, but by 16 for what is larger and by 8 for 10 bytes, as AMD has it; the manual leaves
+ * it to the processor (SDM 2B MOVUPS; SDM 3A table 6-7).
  */
+static inline void vector_check_ac(struct x86_cpu *cpu, uint64_t a, unsigned size)
+{
+	if (vector_checks_align(cpu))
+		x86_check_align(cpu, a, size > 16 ? 16 : size == 10 ? 8 : size);
+}
+
+/* Linear address of `size` bytes at `offset` in the operand's segment, and #AC. */
 static inline uint64_t vector_linear(struct x86_cpu *cpu, const struct interp_insn *i, uint64_t offset, unsigned size,
 				     bool write)
 {
 	uint64_t a = x86_linear(cpu, i->seg, offset, size, write);
 
-	if (unlikely(cpu->cpl == 3 && (cpu->rflags & X86_AC)) && size <= 10)
-		x86_check_align(cpu, a, size == 10 ? 8 : size);
+	vector_check_ac(cpu, a, size);
 	return a;
 }
 

@@ -73,12 +73,19 @@ static inline void check_operand_align(struct x86_cpu *cpu, const struct vector_
 {
 	if (likely(!(a & (info->align - 1u))))
 		return;
-	if (!(info->flags & VECTOR_EXPLICIT_ALIGN) && (vector_area_mxcsr(cpu) & VECTOR_MXCSR_MM)) {
-		if (cpu->cpl == 3 && (cpu->rflags & X86_AC))
-			x86_check_align(cpu, a, info->align);
-		return;
-	}
-	x86_raise_gp0(cpu);
+	if ((info->flags & VECTOR_EXPLICIT_ALIGN) || !(vector_area_mxcsr(cpu) & VECTOR_MXCSR_MM))
+		x86_raise_gp0(cpu);
+}
+
+/* #GP(0) for what must be aligned comes before #AC. */
+static inline uint64_t operand_linear(struct x86_cpu *cpu, const struct interp_insn *i, const struct vector_info *info,
+				      bool write)
+{
+	uint64_t a = x86_linear(cpu, i->seg, interp_ea(cpu, i), info->size, write);
+
+	check_operand_align(cpu, info, a);
+	vector_check_ac(cpu, a, info->size);
+	return a;
 }
 
 void vector_exec_ud(struct x86_cpu *cpu, const struct interp_insn *i)
@@ -97,10 +104,9 @@ void vector_exec_reg(struct x86_cpu *cpu, const struct interp_insn *i)
 void vector_exec_load(struct x86_cpu *cpu, const struct interp_insn *i)
 {
 	const struct vector_info *info = vector_enter(cpu, i);
-	uint64_t a = vector_linear(cpu, i, interp_ea(cpu, i), info->size, false);
+	uint64_t a = operand_linear(cpu, i, info, false);
 	void *p;
 
-	check_operand_align(cpu, info, a);
 	p = vector_read_ptr(cpu, a, info->size);
 	if (unlikely(!p)) {
 		p = vector_of(cpu)->bounce;
@@ -113,10 +119,9 @@ void vector_exec_load(struct x86_cpu *cpu, const struct interp_insn *i)
 void vector_exec_store(struct x86_cpu *cpu, const struct interp_insn *i)
 {
 	const struct vector_info *info = vector_enter(cpu, i);
-	uint64_t a = vector_linear(cpu, i, interp_ea(cpu, i), info->size, true);
+	uint64_t a = operand_linear(cpu, i, info, true);
 	void *p;
 
-	check_operand_align(cpu, info, a);
 	p = runs_unmasked(cpu, info) ? NULL : vector_write_ptr(cpu, a, info->size);
 	if (likely(p)) {
 		vector_call(cpu, i, p);
@@ -189,6 +194,15 @@ static uint8_t *masked_pointer(struct x86_cpu *cpu, const struct interp_insn *i,
 	return p ? p - first : NULL;
 }
 
+/* #AC by the element, if there is any; never for VMASKMOV (SDM 2C VMASKMOV). */
+static void check_element_align(struct x86_cpu *cpu, const struct interp_insn *i, uint64_t bits)
+{
+	const struct vector_info *info = vector_info(i);
+
+	if (vector_checks_align(cpu) && bits && info->align == 1 && !(info->flags & VECTOR_MASK_VEC))
+		x86_check_align(cpu, x86_linear(cpu, i->seg, interp_ea(cpu, i), 1, false), info->elem);
+}
+
 static uint64_t element_linear(struct x86_cpu *cpu, const struct interp_insn *i, unsigned n, bool write)
 {
 	unsigned elem = vector_info(i)->elem;
@@ -202,6 +216,7 @@ void vector_exec_masked_load(struct x86_cpu *cpu, const struct interp_insn *i)
 	uint64_t bits = active_elements(cpu, info);
 	uint8_t *bounce = vector_of(cpu)->bounce, *p = bounce;
 
+	check_element_align(cpu, i, bits);
 	if (bits)
 		p = masked_pointer(cpu, i, bits, false);
 	if (!p) {
@@ -226,6 +241,7 @@ void vector_exec_masked_store(struct x86_cpu *cpu, const struct interp_insn *i)
 	if (info->reg) /* VEXTRACTF32X4 and the like, type E6NF */
 		x86_probe_write(cpu, vector_linear(cpu, i, interp_ea(cpu, i), info->size, true), info->size,
 				cpu->mmu_index);
+	check_element_align(cpu, i, bits);
 	if (bits)
 		p = masked_pointer(cpu, i, bits, true);
 	if (p && !runs_unmasked(cpu, info)) {

@@ -4,7 +4,7 @@
  *
  * A gather or scatter that faults has done the elements before the faulting one, and their mask bits
  * say so (SDM 2, VPGATHERDD): progress is committed before each access that may raise. An element
- * read from a device is committed before the next, so it is read once (x86/io.h).
+ * read from a device is committed before the next, so it is read once (x86/io.h). Neither checks alignment.
  */
 #include "interp/vector.h"
 #include "x86/io.h"
@@ -94,7 +94,7 @@ static uint8_t *gather_fast(const struct gather *g, uint64_t offset, bool write)
 	const struct x86_tlb_entry *e;
 	uint64_t a = offset + (g->i->seg >= X86_FS ? cpu->seg[g->i->seg].base : 0);
 
-	if (!x86_long64(cpu) || (cpu->cpl == 3 && (cpu->rflags & X86_AC)))
+	if (!x86_long64(cpu))
 		return NULL;
 	e = x86_tlb_slot(cpu, cpu->mmu_index, a);
 	if ((write ? e->tag_write : e->tag_read) != (a & ~TZ_PAGE_MASK) ||
@@ -149,7 +149,7 @@ void vector_exec_gather(struct x86_cpu *cpu, const struct interp_insn *i)
 		}
 		if (g.progress)
 			gather_commit(&g);
-		value = x86_read(cpu, vector_linear(cpu, i, offset, elem, false), elem, cpu->mmu_index);
+		value = x86_read(cpu, x86_linear(cpu, i->seg, offset, elem, false), elem, cpu->mmu_index);
 		element_put(to, elem, value);
 		gather_done(&g, n);
 		gather_commit(&g);
@@ -184,7 +184,7 @@ void vector_exec_scatter(struct x86_cpu *cpu, const struct interp_insn *i)
 		}
 		if (g.progress)
 			gather_commit_mask(&g);
-		x86_write(cpu, vector_linear(cpu, i, offset, elem, true), value, elem, cpu->mmu_index);
+		x86_write(cpu, x86_linear(cpu, i->seg, offset, elem, true), value, elem, cpu->mmu_index);
 		gather_done(&g, n);
 		gather_commit_mask(&g);
 		x86_io_finish(cpu);
@@ -202,6 +202,8 @@ static void store_masked_bytes(struct x86_cpu *cpu, const struct interp_insn *i,
 	uint64_t ea = interp_ea(cpu, i);
 	unsigned size = vector_info(i)->size;
 
+	if (vector_checks_align(cpu))
+		x86_check_align(cpu, x86_linear(cpu, i->seg, ea, 1, true), 8);
 	for (unsigned n = 0; n < size; n++)
 		if (mask[n] & 0x80)
 			x86_probe_write(cpu, x86_linear(cpu, i->seg, vector_offset(i, ea, n), 1, true), 1,
