@@ -285,6 +285,7 @@ static void accessed_large(void)
 /* One REP MOVSB through several pages. */
 static void accessed_strings(void)
 {
+	u64 from = PLACE + PAGE_1G + 1, to = PLACE + 5, count = FRAMES * 4096 - 5;
 	u32 wrong = 0;
 
 	for (u64 i = 0; i < FRAMES; i++) {
@@ -293,7 +294,7 @@ static void accessed_strings(void)
 		invlpg((void *)(PLACE + i * 4096));
 		invlpg((void *)(PLACE + PAGE_1G + i * 4096));
 	}
-	__asm__ volatile("rep movsb" ::"S"(PLACE + PAGE_1G + 1), "D"(PLACE + 5), "c"(FRAMES * 4096 - 5) : "memory");
+	__asm__ volatile("rep movsb" : "+S"(from), "+D"(to), "+c"(count)::"memory");
 	for (u64 i = 0; i < FRAMES; i++) {
 		wrong += !bits_are(*pte_at(pml4, PLACE + i * 4096, 1), PTE_A | PTE_D);
 		wrong += !bits_are(*pte_at(pml4, PLACE + PAGE_1G + i * 4096, 1), PTE_A);

@@ -23,6 +23,8 @@ VARIANTS = {
     "smp64": [["--cpus", "2"], ["--cpus", "4"]],
     "smc64": [[], ["--cpus", "2"], ["--cpus", "3"], SMALL_CACHE],
     "sensitive64": [INTEL, AMD, ["--cpu", "qemu64"]],
+    "irqs64": [[], ["--cpus", "2"], SMALL_CACHE],
+    "shoot64": [["--cpus", "2"], ["--cpus", "4"]],
     "remap64": [[], SMALL_CACHE],
     "tlb64": [[], ["--memory", "2560M"]],
     "transfers64": [INTEL, AMD],

@@ -134,6 +134,13 @@ static inline void cpuid(u32 leaf, u32 sub, u32 r[4])
 	__asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(sub));
 }
 
+#define READ_FLAGS()                                                                                                   \
+	({                                                                                                             \
+		u64 v_;                                                                                                \
+		__asm__ volatile("pushf; pop %0" : "=r"(v_)::"memory");                                                \
+		v_;                                                                                                    \
+	})
+
 /* A feature bit of CPUID: register 0..3 are EAX, EBX, ECX, EDX. */
 static inline bool has_feature(u32 leaf, unsigned reg, unsigned bit)
 {

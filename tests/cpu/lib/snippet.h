@@ -36,8 +36,8 @@ static const u16 mode_ss[MODES] = { 0x10, 0x23, 0x23, 0x10 };
 #define FLAGS_STATUS 0x8d5u
 
 static struct frame got;
-static u8 snippet_stack[8192] __attribute__((aligned(16)));
-#define SNIPPET_RSP ((u64)snippet_stack + 4096)
+static u8 snippet_stack[20480] __attribute__((aligned(16)));
+#define SNIPPET_RSP ((u64)snippet_stack + 16384)
 
 /* Returns the vector; `got` holds the rest. DS and ES are the user's data segment, FS and GS null. */
 static inline u64 exec_flags(enum mode mode, const char *code, u64 rdi, u64 rsi, u64 rflags)
