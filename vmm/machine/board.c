@@ -104,7 +104,7 @@ static int attach_all(struct board *board)
 
 	for (; !err && text && *text; text++)
 		err = attach_option(board, *text);
-	return err;
+	return err ? err : board_virtio_attach_backends(board);
 }
 
 static void describe(void *ctx, struct aml *aml)
@@ -114,6 +114,7 @@ static void describe(void *ctx, struct aml *aml)
 	for (unsigned i = 0; i < board_part_count; i++)
 		if (board_parts[i].builtin && board_parts[i].describe && on_board(board, &board_parts[i]))
 			board_parts[i].describe(aml);
+	board_virtio_describe(board, aml);
 }
 
 static int build_tables(struct board *board)
@@ -148,6 +149,7 @@ int board_create(const struct board_config *config, struct board **out)
 		goto fail;
 	pthread_mutex_init(&board->legacy_lock, NULL);
 	board->config = *config;
+	pthread_mutex_init(&board->virtio_lock, NULL);
 	board->e820_count = e820_build(config, board->e820);
 	board->bus = bus_create();
 	board->timers = timer_service_create();
@@ -183,6 +185,7 @@ void board_destroy(struct board *board)
 	pci_bus_destroy(board->pci);
 	acpi_free(&board->acpi);
 	bus_destroy(board->bus);
+	pthread_mutex_destroy(&board->virtio_lock);
 	pthread_mutex_destroy(&board->legacy_lock);
 	free(board);
 }

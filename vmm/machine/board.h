@@ -19,9 +19,9 @@ const char *const *board_kind_names(void); /* by enum board_kind, NULL-terminate
 /* What the accelerator does for devices besides lines. Thread: any. */
 struct board_accel {
 	void (*msi)(void *ctx, uint64_t address, uint32_t data);
-	/* Guest writes of any size to this address add one to the eventfd and do nothing else, or no longer do so.
-	 * False: it cannot. NULL: likewise. */
-	bool (*notifier)(void *ctx, bool io, uint64_t address, int fd, bool on);
+	/* Guest writes to this address, of any size or (match >= 0) of 32 bits with this value, add one to the eventfd
+	 * and do nothing else, or no longer do so. False: it cannot. NULL: likewise. */
+	bool (*notifier)(void *ctx, bool io, uint64_t address, int64_t match, int fd, bool on);
 	/* Does the PIT drive IRQ 0? Not while the HPET does. NULL: there is no PIT. */
 	void (*pit_irq)(void *ctx, bool on);
 	void *ctx;

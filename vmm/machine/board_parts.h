@@ -10,6 +10,14 @@
 #include "machine/board.h"
 #include "machine/options.h"
 
+struct board;
+/* Where a virtio device of a board without PCI is. */
+struct virtio_slot {
+	struct board *board;
+	uint64_t base;
+};
+#define VIRTIO_MMIO_SLOTS 32
+
 struct board {
 	struct board_config config;
 	struct bus *bus;
@@ -21,6 +29,10 @@ struct board {
 	struct device *pci_host, *isa_bridge;
 	uint64_t ecam; /* where it is mapped */
 	bool ecam_mapped;
+	struct virtio_slot virtio_slot[VIRTIO_MMIO_SLOTS];
+	unsigned virtio_slots;
+	pthread_mutex_t virtio_lock;
+	uint32_t virtio_asserted; /* the slots whose interrupt is up; virtio_lock */
 	bool has_hpet;
 	pthread_mutex_t legacy_lock; /* these two */
 	bool hpet_legacy, rtc_level;
@@ -70,6 +82,12 @@ struct board_part {
 };
 extern const struct board_part board_parts[];
 extern const unsigned board_part_count;
+
+/* virtio devices, on PCI or at fixed addresses: board_virtio.c. */
+extern const char *const board_virtio_keys[];
+int board_virtio_attach(struct board *board, const struct options *options);
+int board_virtio_attach_backends(struct board *board); /* --disk, --net */
+void board_virtio_describe(const struct board *board, struct aml *aml);
 
 unsigned e820_build(const struct board_config *config, struct e820_entry map[E820_MAX]);
 

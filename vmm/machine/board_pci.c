@@ -49,7 +49,7 @@ static bool set_notifier(void *ctx, bool io, uint64_t address, int fd, bool on)
 {
 	struct board *b = ctx;
 
-	return b->config.accel.notifier && b->config.accel.notifier(b->config.accel.ctx, io, address, fd, on);
+	return b->config.accel.notifier && b->config.accel.notifier(b->config.accel.ctx, io, address, -1, fd, on);
 }
 
 /* The guest moves ECAM (PCIEXBAR). Over something else it is nowhere. */

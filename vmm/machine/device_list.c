@@ -223,6 +223,8 @@ const struct board_part board_parts[] = {
 	{ "pvpanic", ON_ALL, true, true, no_keys, attach_pvpanic, describe_pvpanic },
 	{ "fw_cfg", ON_ALL, true, false, no_keys, attach_fw_cfg, describe_fw_cfg },
 	{ "isa-debug-exit", ON_ALL, false, true, isa_debug_exit_keys, attach_isa_debug_exit, NULL },
+	{ "virtio-rng-pci", ON_PC, false, true, board_virtio_keys, board_virtio_attach, NULL },
+	{ "virtio-rng-device", ON_MICROVM, false, true, board_virtio_keys, board_virtio_attach, NULL },
 	{ "pc-testdev", ON_ALL, false, true, no_keys, attach_pc_testdev, NULL },
 };
 const unsigned board_part_count = ARRAY_SIZE(board_parts);
@@ -230,7 +232,7 @@ const unsigned board_part_count = ARRAY_SIZE(board_parts);
 /* The same rows that `option` marks; board_create() checks names against board_parts, so this is for people only. */
 const char *const *board_device_names(void)
 {
-	static const char *const names[] = { "hpet", "isa-debug-exit", "pc-testdev", "pvpanic", NULL };
+	static const char *const names[] = { "hpet", "isa-debug-exit", "pc-testdev", "pvpanic", "virtio-rng-pci", "virtio-rng-device", NULL };
 
 	return names;
 }

@@ -148,13 +148,18 @@ static void send_msi(void *ctx, uint64_t address, uint32_t data)
 	m->accel.ioctl(m->host.vm_fd, KVM_SIGNAL_MSI, (uintptr_t)&msi);
 }
 
-static bool set_notifier(void *ctx, bool io, uint64_t address, int fd, bool on)
+static bool set_notifier(void *ctx, bool io, uint64_t address, int64_t match, int fd, bool on)
 {
 	struct machine *m = ctx;
 	struct kvm_ioeventfd request = { .addr = address, .fd = fd };
 
 	if (io)
 		request.flags |= KVM_IOEVENTFD_FLAG_PIO;
+	if (match >= 0) {
+		request.flags |= KVM_IOEVENTFD_FLAG_DATAMATCH;
+		request.datamatch = (uint64_t)match;
+		request.len = 4;
+	}
 	if (!on)
 		request.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN;
 	return m->accel.ioctl(m->host.vm_fd, KVM_IOEVENTFD, (uintptr_t)&request) == 0;

@@ -70,16 +70,38 @@ int options_check(const struct options *options, const char *const *keys)
 	return err;
 }
 
+const char *options_text(const struct options *options, const char *key)
+{
+	for (unsigned i = 0; i < options->count; i++)
+		if (!strcmp(options->pair[i].key, key))
+			return options->pair[i].value;
+	return NULL;
+}
+
+int options_switch(const struct options *options, const char *key, bool fallback, bool *value)
+{
+	static const char *const words[] = { "off", "on", "false", "true", "no", "yes", "n", "y" };
+	const char *text = options_text(options, key);
+
+	*value = fallback;
+	if (!text)
+		return 0;
+	for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+		if (!strcmp(words[i], text)) {
+			*value = i & 1;
+			return 0;
+		}
+	msg_error("--device %s: %s=%s is neither on nor off", options->name, key, text);
+	return -EINVAL;
+}
+
 int options_number(const struct options *options, const char *key, uint64_t fallback, uint64_t min, uint64_t max,
 		   uint64_t *value)
 {
-	const char *text = NULL;
+	const char *text = options_text(options, key);
 	char *end;
 
 	*value = fallback;
-	for (unsigned i = 0; i < options->count; i++)
-		if (!strcmp(options->pair[i].key, key))
-			text = options->pair[i].value;
 	if (!text)
 		return 0;
 	errno = 0;

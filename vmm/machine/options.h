@@ -3,10 +3,11 @@
 #ifndef VMM_MACHINE_OPTIONS_H
 #define VMM_MACHINE_OPTIONS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-#define OPTIONS_MAX 8
-#define OPTIONS_TEXT_MAX 256
+#define OPTIONS_MAX 16
+#define OPTIONS_TEXT_MAX 1024
 
 struct options {
 	char text[OPTIONS_TEXT_MAX]; /* holds the strings below */
@@ -21,6 +22,10 @@ struct options {
 int options_parse(struct options *options, const char *text);
 /* Every key must be one of keys (NULL-terminated) and given once; else -EINVAL with a line that names the nearest. */
 int options_check(const struct options *options, const char *const *keys);
+/* The text given for key, or NULL. */
+const char *options_text(const struct options *options, const char *key);
+/* on/off (true/false, yes/no, y/n), or fallback; else -EINVAL with a line. */
+int options_switch(const struct options *options, const char *key, bool fallback, bool *value);
 /* The number given for key (decimal, 0x…), or fallback. min <= *value <= max, else -EINVAL with a line. */
 int options_number(const struct options *options, const char *key, uint64_t fallback, uint64_t min, uint64_t max,
 		   uint64_t *value);

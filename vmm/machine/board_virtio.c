@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The board's virtio devices: those of --device, --disk and --net, and where they are plugged in. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/compiler.h"
+#include "device/pci/pci.h"
+#include "device/virtio/models.h"
+#include "device/virtio/transport.h"
+#include "machine/board_parts.h"
+#include "machine/message.h"
+
+/* Boards without PCI: a page each below the IOAPIC, on the IOAPIC's pins that no ISA device has. */
+#define MMIO_BASE UINT64_C(0xfeb00000)
+#define MMIO_GSI 16
+#define MMIO_GSIS 8
+
+/* Slots share lines: a line is up while one of its slots holds it. */
+static void drive_slot(void *ctx, unsigned slot, bool level)
+{
+	struct board *b = ctx;
+	uint32_t sharing = 0, was;
+	struct irq_line line = board_gsi(b, MMIO_GSI + slot % MMIO_GSIS);
+
+	for (unsigned i = slot % MMIO_GSIS; i < VIRTIO_MMIO_SLOTS; i += MMIO_GSIS)
+		sharing |= BIT32(i);
+	pthread_mutex_lock(&b->virtio_lock);
+	was = b->virtio_asserted & sharing;
+	b->virtio_asserted = level ? b->virtio_asserted | BIT32(slot) : b->virtio_asserted & ~BIT32(slot);
+	if (!was != !(b->virtio_asserted & sharing))
+		irq_line_set(&line, level);
+	pthread_mutex_unlock(&b->virtio_lock);
+}
+
+static bool slot_notifier(void *ctx, uint64_t offset, uint32_t queue, int fd, bool on)
+{
+	const struct virtio_slot *slot = ctx;
+	const struct board_accel *accel = &slot->board->config.accel;
+
+	return accel->notifier(accel->ctx, false, slot->base + offset, queue, fd, on);
+}
+
+static int plug_mmio(struct board *b, struct virtio_device *v)
+{
+	unsigned n = b->virtio_slots;
+	struct virtio_slot *slot = &b->virtio_slot[n];
+	const struct placement where = { BUS_MMIO, MMIO_BASE + n * VIRTIO_MMIO_SIZE, VIRTIO_MMIO_SIZE };
+	const struct virtio_mmio_wiring wiring = { .irq = { .set = drive_slot, .ctx = b, .n = n },
+						   .notifier = b->config.accel.notifier ? slot_notifier : NULL,
+						   .ctx = slot };
+
+	if (n == VIRTIO_MMIO_SLOTS) {
+		msg_error("%s: a %s board has room for %d virtio devices", v->model->name,
+			  board_kind_names()[b->config.kind], VIRTIO_MMIO_SLOTS);
+		virtio_device_stop_threads(v);
+		v->model->destroy(v);
+		return -ENOSPC;
+	}
+	b->virtio_slots++;
+	*slot = (struct virtio_slot){ .board = b, .base = where.base };
+	return board_attach(b, virtio_mmio_create(&wiring, v), &where, 1);
+}
+
+/* v: NULL with errno, or taken over. */
+static int plug(struct board *b, struct virtio_device *v)
+{
+	int err;
+
+	if (!v)
+		return -errno;
+	if (!b->pci)
+		return plug_mmio(b, v);
+	err = board_adopt(b, virtio_pci_create(b->pci, v));
+	if (err == -ENOSPC)
+		msg_error("a %s board has room for %d PCI devices", board_kind_names()[b->config.kind], 30);
+	return err;
+}
+
+/* ---- --device ---- */
+
+#define RING_KEYS "packed", "event_idx", "indirect_desc"
+const char *const board_virtio_keys[] = { RING_KEYS, NULL };
+
+static int ring_options(const struct options *options, struct virtio_ring_options *ring)
+{
+	int err = options_switch(options, "packed", false, &ring->packed);
+
+	if (!err)
+		err = options_switch(options, "event_idx", true, &ring->event_idx);
+	if (!err)
+		err = options_switch(options, "indirect_desc", true, &ring->indirect);
+	return err;
+}
+
+static struct virtio_device *create_rng(struct board *b, const struct options *options)
+{
+	(void)options;
+	return virtio_rng_create(b->config.ram);
+}
+
+/* By the stem of the name: "virtio-rng-pci" on a board with PCI, "virtio-rng-device" on others. */
+static const struct {
+	const char *stem;
+	/* NULL with errno; EINVAL: said on stderr. */
+	struct virtio_device *(*create)(struct board *b, const struct options *options);
+} kinds[] = {
+	{ "virtio-rng-", create_rng },
+};
+
+int board_virtio_attach(struct board *b, const struct options *options)
+{
+	struct virtio_ring_options ring;
+	struct virtio_device *v = NULL;
+	int err = ring_options(options, &ring);
+
+	if (err)
+		return err;
+	errno = EINVAL;
+	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (!strncmp(options->name, kinds[i].stem, strlen(kinds[i].stem)))
+			v = kinds[i].create(b, options);
+	if (v)
+		virtio_set_ring_options(v, &ring);
+	return plug(b, v);
+}
+
+int board_virtio_attach_backends(struct board *b)
+{
+	(void)b;
+	return 0;
+}
+
+/* ---- ACPI ---- */
+
+void board_virtio_describe(const struct board *b, struct aml *aml)
+{
+	for (unsigned i = 0; i < b->virtio_slots; i++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "VR%02u", i % 100);
+		aml_device(aml, name);
+		aml_name(aml, "_HID");
+		aml_string(aml, "LNRO0005");
+		aml_name(aml, "_UID");
+		aml_integer(aml, i);
+		aml_name(aml, "_CCA"); /* its DMA is coherent */
+		aml_integer(aml, 1);
+		aml_crs(aml);
+		aml_crs_memory(aml, (uint32_t)b->virtio_slot[i].base, VIRTIO_MMIO_SIZE);
+		aml_crs_interrupt(aml, MMIO_GSI + i % MMIO_GSIS);
+		aml_crs_end(aml);
+		aml_end(aml);
+	}
+}
