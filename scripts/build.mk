@@ -17,7 +17,7 @@ GUEST_CFLAGS := $(BASE_CFLAGS) -mgeneral-regs-only -fno-stack-protector -mno-red
 VMM_CFLAGS := $(BASE_CFLAGS) -Ivmm
 LDLIBS := -lZydis -lpthread
 # Libraries of the monitor alone.
-VMM_LDLIBS := -lslirp -luring -lnbd -lz -lzstd
+VMM_LDLIBS := -lslirp -lncursesw -ltinfo -luring -lnbd -lz -lzstd
 
 LIB_PLAIN_SRC := $(wildcard lib/base/*.c lib/core/*.c lib/api/*.c)
 LIB_GUEST_SRC := $(wildcard lib/mem/*.c lib/x86/*.c lib/x86/*/*.c lib/interp/*.c lib/translate/*.c)

@@ -6,6 +6,7 @@
 #ifndef VMM_BOOT_BOOT_H
 #define VMM_BOOT_BOOT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,6 +25,7 @@ struct boot_request {
 	struct e820_entry e820[E820_MAX];
 	unsigned e820_count;
 	uint64_t rsdp;
+	bool vga; /* in text mode 3 */
 };
 
 enum boot_mode { BOOT_LONG64, BOOT_PROT32 };

@@ -152,6 +152,16 @@ static void fill_e820(const struct boot_request *req, struct boot_params *params
 	params->e820_entries = (uint8_t)req->e820_count;
 }
 
+/* The VGA as the setup code finds it in mode 3. */
+static void fill_screen(struct boot_params *params)
+{
+	params->screen_info.orig_video_mode = 3;
+	params->screen_info.orig_video_cols = 80;
+	params->screen_info.orig_video_lines = 25;
+	params->screen_info.orig_video_isVGA = VIDEO_TYPE_VGAC;
+	params->screen_info.orig_video_points = 16;
+}
+
 static int put_zero_page(struct loader *ld, const struct bzimage *bz, uint64_t cmdline, uint64_t initrd)
 {
 	static const struct boot_params zero;
@@ -169,6 +179,8 @@ static int put_zero_page(struct loader *ld, const struct bzimage *bz, uint64_t c
 	params->hdr.ramdisk_image = (uint32_t)initrd;
 	params->hdr.ramdisk_size = initrd ? (uint32_t)ld->req->initrd_size : 0;
 	params->acpi_rsdp_addr = ld->req->rsdp;
+	if (ld->req->vga)
+		fill_screen(params);
 	fill_e820(ld->req, params);
 	ld->entry->rsi = gpa;
 	return 0;

@@ -17,11 +17,14 @@
 
 static const char help_text[] =
 	"Usage: trapeze run --kernel FILE [OPTION…]\n"
+	"       trapeze run --firmware FILE [OPTION…]\n"
 	"Boots a kernel in a virtual machine; the guest's first serial port is the terminal.\n"
 	"\n"
 	"  --machine KIND    pc (default) or microvm: no PCI, virtio devices at fixed addresses\n"
 	"  --kernel FILE     bzImage, ELF with a PVH note, or Multiboot 1 image\n"
 	"  --initrd FILE     initial RAM disk (Multiboot: the first module)\n"
+	"  --firmware FILE[,vgabios=FILE][,menu=on]\n"
+	"                    start a BIOS instead, which boots from a disk\n"
 	"  --append STRING   kernel command line\n"
 	"  --memory SIZE     guest RAM, in MiB or with K, M, G, T behind (default 512M)\n"
 	"  --cpus N          number of vCPUs (default 1)\n"
@@ -41,6 +44,8 @@ static const char help_text[] =
 	"                    a network card: user needs no rights (hostfwd=tcp:127.0.0.1:2222-:22\n"
 	"                    leads a port of this host to the guest, restrict=on shuts the guest\n"
 	"                    in); tap takes ifname=NAME; may be repeated\n"
+	"  --display WHAT    none, or curses: the guest's VGA text and keyboard on the terminal\n"
+	"                    (default none)\n"
 	"  --device NAME[,KEY=VALUE…]\n"
 	"                    add a device (--device help lists them); may be repeated\n"
 	"  --no-reboot       a guest reset ends the program\n"
@@ -138,6 +143,7 @@ static int option_code_cache(struct machine_config *c, const char *value)
 
 static int option_serial(struct machine_config *c, const char *value)
 {
+	c->serial_given = true;
 	if (!strcmp(value, "stdio")) {
 		c->serial = SERIAL_STDIO;
 	} else if (!strcmp(value, "none")) {
@@ -148,6 +154,29 @@ static int option_serial(struct machine_config *c, const char *value)
 	} else {
 		return bad("--serial", value, "expected stdio, file:PATH or none");
 	}
+	return 0;
+}
+
+static const char *const *display_names(void)
+{
+	static const char *const names[] = { [DISPLAY_NONE] = "none", [DISPLAY_CURSES] = "curses", NULL };
+
+	return names;
+}
+
+static int option_display(struct machine_config *c, const char *value)
+{
+	for (unsigned i = 0; display_names()[i]; i++)
+		if (!strcmp(value, display_names()[i])) {
+			c->display = (enum display_kind)i;
+			return 0;
+		}
+	return bad("--display", value, "expected none or curses");
+}
+
+static int option_firmware(struct machine_config *c, const char *value)
+{
+	c->firmware = value;
 	return 0;
 }
 
@@ -248,6 +277,7 @@ struct option_row {
 static const struct option_row options[] = {
 	{ "--machine", true, option_machine, board_kind_names },
 	{ "--kernel", true, option_kernel, NULL },
+	{ "--firmware", true, option_firmware, NULL },
 	{ "--initrd", true, option_initrd, NULL },
 	{ "--append", true, option_append, NULL },
 	{ "--memory", true, option_memory, NULL },
@@ -258,6 +288,7 @@ static const struct option_row options[] = {
 	{ "--serial", true, option_serial, NULL },
 	{ "--disk", true, option_disk, NULL },
 	{ "--net", true, option_net, net_kinds },
+	{ "--display", true, option_display, display_names },
 	{ "--device", true, option_device, board_device_names },
 	{ "--no-reboot", false, option_no_reboot, NULL },
 	{ "--stats", false, option_stats, NULL },
@@ -327,6 +358,27 @@ static int parse_options(struct machine_config *config, int argc, char **argv)
 	return 0;
 }
 
+/* What options say together. 0, or -errno with a message. */
+static int check_options(struct machine_config *c)
+{
+	if (!c->kernel && !c->firmware) {
+		msg_error("run: no --kernel and no --firmware given; see trapeze run --help");
+		return -EINVAL;
+	}
+	if (c->firmware && (c->kernel || c->initrd || *c->append)) {
+		msg_error("--firmware boots from a disk: --kernel, --initrd and --append do not go with it");
+		return -EINVAL;
+	}
+	if (c->display == DISPLAY_CURSES && c->serial == SERIAL_STDIO) {
+		if (c->serial_given) {
+			msg_error("--display curses and --serial stdio both want the terminal");
+			return -EINVAL;
+		}
+		c->serial = SERIAL_NONE;
+	}
+	return 0;
+}
+
 int cmd_run(int argc, char **argv)
 {
 	struct machine_config config = {
@@ -348,9 +400,7 @@ int cmd_run(int argc, char **argv)
 	}
 	if (done < 0)
 		return EXIT_FAILURE;
-	if (!config.kernel) {
-		msg_error("run: no --kernel given; see trapeze run --help");
+	if (check_options(&config) < 0)
 		return EXIT_FAILURE;
-	}
 	return machine_run(&config);
 }

@@ -8,6 +8,7 @@
 #include "base/compiler.h"
 #include "device/pci/pci.h"
 #include "machine/board_parts.h"
+#include "machine/firmware.h"
 #include "machine/message.h"
 #include "machine/nearest.h"
 #include "machine/ports.h"
@@ -114,6 +115,8 @@ static void describe(void *ctx, struct aml *aml)
 	for (unsigned i = 0; i < board_part_count; i++)
 		if (board_parts[i].builtin && board_parts[i].describe && on_board(board, &board_parts[i]))
 			board_parts[i].describe(aml);
+	if (board->vga)
+		board_keyboard_describe(aml);
 	board_virtio_describe(board, aml);
 }
 
@@ -161,6 +164,8 @@ int board_create(const struct board_config *config, struct board **out)
 		return err;
 	}
 	err = build_tables(board);
+	if (!err && config->firmware)
+		err = firmware_fill_fw_cfg(config->firmware, board->fw_cfg, &board->acpi, !config->vga);
 	if (err)
 		goto fail;
 	*out = board;
@@ -208,6 +213,8 @@ void board_reset(struct board *board)
 		dev->ops->reset(dev);
 		device_unlock(dev);
 	}
+	if (board->config.firmware)
+		return; /* which does the rest */
 	if (board->pci)
 		board_pci_firmware(board);
 	write_bios_data(board->config.ram);
@@ -228,6 +235,16 @@ unsigned board_e820(const struct board *board, struct e820_entry map[E820_MAX])
 uint64_t board_rsdp(const struct board *board)
 {
 	return board->acpi.gpa;
+}
+
+struct device *board_vga(struct board *board)
+{
+	return board->vga;
+}
+
+struct device *board_keyboard(struct board *board)
+{
+	return board->vga ? board->i8042 : NULL;
 }
 
 void board_power_button(struct board *board)

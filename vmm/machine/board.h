@@ -11,6 +11,7 @@
 #include "machine/ram.h"
 
 struct net;
+struct firmware;
 
 /* pc: PCI and what a PC has besides. microvm: no PCI, virtio devices at fixed addresses. */
 enum board_kind { BOARD_PC, BOARD_MICROVM };
@@ -48,7 +49,9 @@ struct board_config {
 	struct chardev *serial;  /* COM1's back end, NULL: none */
 	struct net *const *nets; /* a network card each (net/net.h); they outlive the board */
 	unsigned net_count;
-	const char *const *devices; /* --device strings "name,key=value…", NULL-terminated */
+	bool vga;                        /* and a keyboard */
+	const struct firmware *firmware; /* started instead of a kernel, or NULL */
+	const char *const *devices;      /* --device strings "name,key=value…", NULL-terminated */
 	/* fw_cfg contents of a direct boot (may be NULL/0) */
 	const void *kernel, *initrd;
 	uint64_t kernel_size, initrd_size;
@@ -70,6 +73,10 @@ struct e820_entry {
 #define E820_MAX 16
 unsigned board_e820(const struct board *board, struct e820_entry map[E820_MAX]);
 uint64_t board_rsdp(const struct board *board); /* GPA of the RSDP, in 0xe0000..0xfffff */
+
+/* Where the display is connected. NULL without config.vga. */
+struct device *board_vga(struct board *board);
+struct device *board_keyboard(struct board *board);
 
 /* The user presses the ACPI power button: the guest gets an SCI and may shut down. Thread: any. */
 void board_power_button(struct board *board);

@@ -24,6 +24,8 @@ struct board {
 	struct timer_service *timers;
 	struct device *devices; /* in creation order */
 	struct device *acpi_pm;
+	struct device *fw_cfg;
+	struct device *i8042, *vga; /* NULL: none */
 	struct device *reset_port;
 	struct pci_bus *pci; /* NULL: none */
 	struct device *pci_host, *isa_bridge;
@@ -88,6 +90,9 @@ extern const char *const board_virtio_keys[];
 int board_virtio_attach(struct board *board, const struct options *options);
 int board_virtio_attach_backends(struct board *board); /* --disk, --net */
 void board_virtio_describe(const struct board *board, struct aml *aml);
+
+/* A keyboard is plugged in: its device object. */
+void board_keyboard_describe(struct aml *aml);
 
 unsigned e820_build(const struct board_config *config, struct e820_entry map[E820_MAX]);
 

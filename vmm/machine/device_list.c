@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "base/compiler.h"
+#include "device/vga.h"
 #include "machine/board_parts.h"
 #include "machine/ports.h"
 
@@ -83,7 +84,7 @@ static void describe_rtc(struct aml *aml)
 	aml_end(aml);
 }
 
-/* Not in the DSDT: a PNP0303 there is a keyboard, and none is plugged in. The FADT says that the controller exists. */
+/* In the DSDT only with a keyboard, which a PNP0303 there is. The FADT says that the controller exists. */
 static int attach_i8042(struct board *b, const struct options *options)
 {
 	const struct placement where[] = { { BUS_PIO, PORT_I8042_DATA, 1 },
@@ -91,7 +92,40 @@ static int attach_i8042(struct board *b, const struct options *options)
 					   { BUS_PIO, PORT_92, 1 } };
 
 	(void)options;
-	return board_attach(b, i8042_create(board_gsi(b, GSI_KEYBOARD), b->config.control), where, ARRAY_SIZE(where));
+	b->i8042 = i8042_create(board_gsi(b, GSI_KEYBOARD), b->config.control);
+	if (b->i8042 && b->config.vga)
+		i8042_plug_keyboard(b->i8042);
+	return board_attach(b, b->i8042, where, ARRAY_SIZE(where));
+}
+
+void board_keyboard_describe(struct aml *aml)
+{
+	aml_device(aml, "KBD");
+	aml_name(aml, "_HID");
+	aml_eisa_id(aml, "PNP0303");
+	aml_crs(aml);
+	aml_crs_io(aml, PORT_I8042_DATA, 1);
+	aml_crs_io(aml, PORT_I8042_COMMAND, 1);
+	aml_crs_irq(aml, GSI_KEYBOARD);
+	aml_crs_end(aml);
+	aml_end(aml);
+}
+
+static int attach_vga(struct board *b, const struct options *options)
+{
+	const struct placement where[] = {
+		[VGA_PORTS] = { BUS_PIO, VGA_PORT_BASE, VGA_PORT_COUNT },
+		[VGA_WINDOW] = { BUS_MMIO, VGA_WINDOW_BASE, VGA_WINDOW_SIZE },
+		[VGA_DISPI] = { BUS_PIO, VGA_DISPI_PORT, VGA_DISPI_PORT_COUNT },
+	};
+	int err;
+
+	(void)options;
+	if (!b->config.vga)
+		return 0;
+	b->vga = vga_create();
+	err = board_attach(b, b->vga, where, ARRAY_SIZE(where));
+	return err ? err : board_adopt(b, vga_pci_create(b->vga, b->pci));
 }
 
 static int attach_acpi_pm(struct board *b, const struct options *options)
@@ -163,11 +197,12 @@ static void describe_pvpanic(struct aml *aml)
 static int attach_fw_cfg(struct board *b, const struct options *options)
 {
 	const struct placement where[] = { { BUS_PIO, PORT_FW_CFG, 2 }, { BUS_PIO, PORT_FW_CFG_DMA, 8 } };
-	struct device *dev = fw_cfg_create(b->config.ram);
-	int err = board_attach(b, dev, where, ARRAY_SIZE(where));
+	int err;
 
 	(void)options;
-	return err ? err : fw_cfg_fill(dev, b);
+	b->fw_cfg = fw_cfg_create(b->config.ram);
+	err = board_attach(b, b->fw_cfg, where, ARRAY_SIZE(where));
+	return err ? err : fw_cfg_fill(b->fw_cfg, b);
 }
 
 static void describe_fw_cfg(struct aml *aml)
@@ -219,6 +254,7 @@ const struct board_part board_parts[] = {
 	{ "acpi-pm", ON_ALL, true, false, no_keys, attach_acpi_pm, describe_motherboard },
 	{ "reset-port", ON_ALL, true, false, no_keys, attach_reset_port, NULL },
 	{ "pci-host", ON_PC, true, false, no_keys, board_pci_attach, board_pci_describe },
+	{ "vga", ON_PC, true, false, no_keys, attach_vga, NULL },
 	{ "shutdown-port", ON_PC, true, false, no_keys, attach_shutdown_port, NULL },
 	{ "pvpanic", ON_ALL, true, true, no_keys, attach_pvpanic, describe_pvpanic },
 	{ "fw_cfg", ON_ALL, true, false, no_keys, attach_fw_cfg, describe_fw_cfg },
@@ -232,7 +268,8 @@ const unsigned board_part_count = ARRAY_SIZE(board_parts);
 /* The same rows that `option` marks; board_create() checks names against board_parts, so this is for people only. */
 const char *const *board_device_names(void)
 {
-	static const char *const names[] = { "hpet", "isa-debug-exit", "pc-testdev", "pvpanic", "virtio-rng-pci", "virtio-rng-device", NULL };
+	static const char *const names[] = { "hpet",           "isa-debug-exit",    "pc-testdev", "pvpanic",
+					     "virtio-rng-pci", "virtio-rng-device", NULL };
 
 	return names;
 }

@@ -158,7 +158,7 @@ int fw_cfg_fill(struct device *fw_cfg, const struct board *board)
 {
 	const struct board_config *c = &board->config;
 	const struct item values[] = {
-		{ KEY_RAM_SIZE, 8, c->ram->size }, { KEY_NOGRAPHIC, 2, 1 },     { KEY_NB_CPUS, 2, c->cpus },
+		{ KEY_RAM_SIZE, 8, c->ram->size }, { KEY_NOGRAPHIC, 2, !c->vga }, { KEY_NB_CPUS, 2, c->cpus },
 		{ KEY_MAX_CPUS, 2, c->cpus },      { KEY_IRQ0_OVERRIDE, 4, 1 },
 	};
 	int err = add_values(fw_cfg, values, ARRAY_SIZE(values));

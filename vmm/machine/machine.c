@@ -14,11 +14,14 @@
 #include <unistd.h>
 
 #include "boot/boot.h"
+#include "device/vga.h"
 #include "machine/accel.h"
 #include "machine/board.h"
 #include "machine/console.h"
 #include "machine/cpu_model.h"
 #include "machine/disks.h"
+#include "machine/display.h"
+#include "machine/firmware.h"
 #include "machine/image.h"
 #include "machine/legacy.h"
 #include "machine/message.h"
@@ -27,9 +30,10 @@
 #include "machine/vcpu.h"
 #include "net/net.h"
 
-/* Intel wants three pages for a real-mode TSS and one for an identity map, outside RAM (KVM API 4.36, 4.56). */
-#define KVM_IDENTITY_MAP_GPA UINT64_C(0xfffbc000)
-#define KVM_TSS_GPA UINT64_C(0xfffbd000)
+/* Intel wants three pages for a real-mode TSS and one for an identity map, outside RAM (KVM API 4.36, 4.56), and below
+ * any firmware. */
+#define KVM_IDENTITY_MAP_GPA UINT64_C(0xfeffc000)
+#define KVM_TSS_GPA UINT64_C(0xfeffd000)
 
 #define CONSOLE_RETRY_MS 10
 
@@ -50,7 +54,9 @@ struct machine {
 	struct accel accel;
 	struct cpu_model cpu_model;
 	struct image kernel, initrd;
+	struct firmware firmware;
 	struct console console;
+	struct display *display; /* NULL: none */
 	struct net *nets[MACHINE_NETS_MAX];
 	unsigned net_count;
 	struct disks disks;
@@ -180,10 +186,11 @@ static void set_pit_irq(void *ctx, bool on)
 	m->accel.ioctl(m->host.vm_fd, KVM_SET_PIT2, (uintptr_t)&pit);
 }
 
-static int add_slot(struct machine *m, uint32_t slot, uint64_t gpa, uint64_t size, uint8_t *hva)
+static int add_slot(struct machine *m, uint32_t slot, uint32_t flags, uint64_t gpa, uint64_t size, uint8_t *hva)
 {
 	struct kvm_userspace_memory_region region = {
 		.slot = slot,
+		.flags = flags,
 		.guest_phys_addr = gpa,
 		.memory_size = size,
 		.userspace_addr = (uintptr_t)hva,
@@ -227,6 +234,23 @@ static int set_routing(struct machine *m)
 	return vm_ioctl(m, KVM_SET_GSI_ROUTING, (uintptr_t)&table, "route the interrupt lines");
 }
 
+/* RAM, with a hole where the VGA's window is; the firmware. */
+static int add_memory(struct machine *m)
+{
+	const struct guest_ram *r = &m->ram;
+	uint64_t low = m->config->display ? VGA_WINDOW_BASE : r->below_size;
+	uint64_t after = m->config->display ? VGA_WINDOW_BASE + VGA_WINDOW_SIZE : r->below_size;
+	int err = add_slot(m, 0, 0, 0, low, r->base);
+
+	if (!err)
+		err = add_slot(m, 1, 0, RAM_ABOVE_4G, r->above_size, r->base + r->below_size);
+	if (!err)
+		err = add_slot(m, 2, 0, after, r->below_size - after, r->base + after);
+	if (!err && m->firmware.rom)
+		err = add_slot(m, 3, KVM_MEM_READONLY, firmware_gpa(&m->firmware), m->firmware.size, m->firmware.rom);
+	return err;
+}
+
 static int create_vm(struct machine *m)
 {
 	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
@@ -248,11 +272,7 @@ static int create_vm(struct machine *m)
 		err = set_routing(m);
 	if (!err)
 		err = vm_ioctl(m, KVM_CREATE_PIT2, (uintptr_t)&pit, "create the timer");
-	if (!err)
-		err = add_slot(m, 0, 0, m->ram.below_size, m->ram.base);
-	if (!err)
-		err = add_slot(m, 1, RAM_ABOVE_4G, m->ram.above_size, m->ram.base + m->ram.below_size);
-	return err;
+	return err ? err : add_memory(m);
 }
 
 static int create_board(struct machine *m)
@@ -273,6 +293,8 @@ static int create_board(struct machine *m)
 		.disk_count = m->disks.count,
 		.nets = m->nets,
 		.net_count = m->net_count,
+		.vga = c->display != DISPLAY_NONE,
+		.firmware = m->firmware.rom ? &m->firmware : NULL,
 		.devices = c->devices,
 		.kernel = m->kernel.data,
 		.kernel_size = m->kernel.size,
@@ -284,6 +306,8 @@ static int create_board(struct machine *m)
 
 	if (!err)
 		m->host.bus = board_bus(m->board);
+	if (!err && m->display)
+		display_attach(m->display, board_vga(m->board), board_keyboard(m->board));
 	return err;
 }
 
@@ -298,6 +322,7 @@ static int load_image(struct machine *m, struct boot_entry *entry)
 		.append = m->config->append,
 		.ram = &m->ram,
 		.rsdp = board_rsdp(m->board),
+		.vga = m->config->display != DISPLAY_NONE,
 	};
 	char error[256] = "";
 	int err;
@@ -324,10 +349,22 @@ static int create_vcpus(struct machine *m)
 	return err;
 }
 
+/* What firmware would do, and the image in its place. */
+static int start_directly(struct machine *m)
+{
+	struct boot_entry entry;
+	int err = legacy_setup(&m->accel, m->host.vm_fd, &m->ram);
+
+	if (!err)
+		err = load_image(m, &entry);
+	if (!err)
+		err = create_vcpus(m);
+	return err ? err : vmm_vcpu_set_entry(&m->vcpu[0], &entry);
+}
+
 /* From power-on to the point where vCPUs may start. 0, or -errno with a message given. */
 static int power_on(struct machine *m)
 {
-	struct boot_entry entry;
 	int err = ram_create(&m->ram, m->config->memory);
 
 	if (err) {
@@ -338,17 +375,13 @@ static int power_on(struct machine *m)
 	err = create_vm(m);
 	if (!err)
 		err = create_board(m);
-	if (!err) {
-		board_reset(m->board);
-		err = legacy_setup(&m->accel, m->host.vm_fd, &m->ram);
-	}
-	if (!err)
-		err = load_image(m, &entry);
-	if (!err)
-		err = create_vcpus(m);
-	if (!err)
-		err = vmm_vcpu_set_entry(&m->vcpu[0], &entry);
-	return err;
+	if (err)
+		return err;
+	board_reset(m->board);
+	if (!m->firmware.rom)
+		return start_directly(m);
+	firmware_shadow(&m->firmware, &m->ram);
+	return create_vcpus(m); /* they start at the reset vector */
 }
 
 static void stop_vcpus(struct machine *m)
@@ -368,6 +401,7 @@ static void power_off(struct machine *m)
 	m->vcpu = NULL;
 	m->vcpu_count = 0;
 	console_detach(&m->console);
+	display_detach(m->display);
 	if (m->board)
 		board_destroy(m->board);
 	m->board = NULL;
@@ -485,13 +519,45 @@ static int open_nets(struct machine *m)
 	return err;
 }
 
+static void display_quit(void *ctx)
+{
+	end_machine(ctx, END_QUIT, EXIT_SUCCESS);
+}
+
+static int open_display(struct machine *m)
+{
+	if (m->config->display == DISPLAY_NONE)
+		return 0;
+	if (m->config->board != BOARD_PC) {
+		msg_error("--display curses: this board has no VGA; use --machine pc");
+		return -EINVAL;
+	}
+	return display_open(display_quit, m, &m->display);
+}
+
+/* Kernel and initrd, or firmware. */
+static int open_images(struct machine *m)
+{
+	const struct machine_config *c = m->config;
+	int err;
+
+	if (c->firmware && c->board != BOARD_PC) {
+		msg_error("--firmware: only --machine pc has what firmware expects");
+		return -EINVAL;
+	}
+	if (c->firmware)
+		return firmware_open(&m->firmware, c->firmware, c->display != DISPLAY_NONE);
+	err = image_open(&m->kernel, "kernel", c->kernel);
+	if (!err && c->initrd)
+		err = image_open(&m->initrd, "initrd", c->initrd);
+	return err;
+}
+
 static int machine_open(struct machine *m)
 {
 	const struct machine_config *c = m->config;
-	int err = image_open(&m->kernel, "kernel", c->kernel);
+	int err = open_images(m);
 
-	if (!err && c->initrd)
-		err = image_open(&m->initrd, "initrd", c->initrd);
 	if (!err)
 		err = accel_open(c->accel, &m->accel);
 	if (!err) {
@@ -510,6 +576,8 @@ static int machine_open(struct machine *m)
 		err = disks_open(&m->disks, c->disks);
 	if (!err)
 		err = console_open(&m->console, c->serial, c->serial_path, wake_main, console_failed, m);
+	if (!err)
+		err = open_display(m);
 	return err;
 }
 
@@ -518,6 +586,7 @@ static int machine_close(struct machine *m)
 {
 	int err = disks_close(&m->disks);
 
+	display_close(m->display);
 	console_close(&m->console);
 	while (m->net_count)
 		net_close(m->nets[--m->net_count]);
@@ -528,6 +597,7 @@ static int machine_close(struct machine *m)
 	accel_close(&m->accel);
 	image_close(&m->kernel);
 	image_close(&m->initrd);
+	firmware_close(&m->firmware);
 	pthread_mutex_destroy(&m->lock);
 	return err;
 }

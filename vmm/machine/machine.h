@@ -19,11 +19,13 @@
 #define MACHINE_MEMORY_MIN (UINT64_C(1) << 20)
 
 enum serial_kind { SERIAL_STDIO, SERIAL_FILE, SERIAL_NONE };
+enum display_kind { DISPLAY_NONE, DISPLAY_CURSES };
 
 struct machine_config {
 	enum board_kind board;
-	const char *kernel; /* paths */
-	const char *initrd; /* or NULL */
+	const char *firmware; /* --firmware, or NULL: then there is a kernel */
+	const char *kernel;   /* paths */
+	const char *initrd;   /* or NULL */
 	const char *append;
 	uint64_t memory; /* bytes */
 	unsigned cpus;
@@ -32,6 +34,8 @@ struct machine_config {
 	uint64_t code_cache; /* bytes a vCPU */
 	enum serial_kind serial;
 	const char *serial_path;
+	bool serial_given; /* by the user */
+	enum display_kind display;
 	const char *devices[MACHINE_DEVICES_MAX + 1];  /* NULL-terminated */
 	const char *disks[MACHINE_DISK_TEXTS_MAX + 1]; /* NULL-terminated: --disk */
 	const char *nets[MACHINE_NETS_MAX + 1];        /* NULL-terminated: --net, a card each but for "none" */
