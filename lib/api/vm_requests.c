@@ -304,7 +304,7 @@ static int get_clock(const struct call *c)
 	struct clock_sample now = clock_sample(CLOCK_REALTIME); /* all three at one moment */
 
 	memset(data, 0, sizeof(*data));
-	data->flags = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME;
+	data->flags = KVM_CLOCK_REALTIME | (vm_tscs_equal(c->vm) ? KVM_CLOCK_TSC_STABLE : 0);
 	data->realtime = now.ns;
 	data->clock = pv_line_at(&line, now.cycles);
 	if (clock_host_is_tsc()) {

@@ -72,8 +72,7 @@ static void look_at_schedstat(struct vcpu *vcpu)
 
 /* ---- the clock ---- */
 
-/* One line for all is good only where equal TSC values mean the same moment on each vCPU. */
-static bool tscs_equal(struct vm *vm)
+bool vm_tscs_equal(struct vm *vm)
 {
 	const struct vcpu *first = NULL;
 
@@ -102,7 +101,7 @@ void platform_pv_time(struct x86_cpu *cpu, struct x86_pv_time *time)
 		.system_time = line.ns,
 		.mul = line.mul,
 		.shift = line.shift,
-		.stable = tscs_equal(vcpu->vm),
+		.stable = vm_tscs_equal(vcpu->vm),
 	};
 	if (ratio != BIT64(CLOCK_RATIO_BITS))
 		pv_line_factors(line.ns_per_cycle * (double)BIT64(CLOCK_RATIO_BITS) / (double)ratio, &time->mul,

@@ -37,6 +37,8 @@ void vcpu_pv_unhalt(struct vcpu *vcpu);
 /* Its TSC was moved or got another speed. Inside its engine, or between vcpu_enter() and vcpu_leave(). */
 void vcpu_pv_tsc_changed(struct vcpu *vcpu);
 
+/* Do equal TSC values mean the same moment on each vCPU? Only then one line of the clock does for all. Thread: any. */
+bool vm_tscs_equal(struct vm *vm);
 /* KVM_SET_CLOCK. Thread: any. */
 void vm_pv_clock_set(struct vm *vm, uint64_t ns);
 

@@ -29,7 +29,10 @@ static const struct kvm_cpuid_entry2 offered[] = {
 	{ .function = 0x80000002 },
 	{ .function = 0x80000003 },
 	{ .function = 0x80000004 },
+	{ .function = 0x80000007, .edx = 0x100 },
 	{ .function = 0x80000008, .eax = 0x3030 },
+	{ .function = 0x40000000, .eax = 0x40000001, .ebx = 0x4b4d564b, .ecx = 0x564b4d56, .edx = 0x4d },
+	{ .function = 0x40000001, .eax = 0x01000029 },
 };
 
 static int fake_ioctl(int fd, unsigned long request, uintptr_t arg)
@@ -186,6 +189,23 @@ static void test_xstate_follows_the_features(void **state)
 	assert_null(leaf(m.entry, m.count, 0xd, 9));
 }
 
+/* As QEMU: kvmclock stands for two bits, and the TSC is called invariant only by those who ask for it. */
+static void test_clocks(void **state)
+{
+	struct cpu_model m;
+
+	(void)state;
+	assert_int_equal(create("host", &m), 0);
+	assert_int_equal(leaf(m.entry, m.count, 0x40000001, 0)->eax, 0x01000029);
+	assert_false(cpu_model_has(&m, "invtsc"));
+	assert_int_equal(create("max,-kvmclock,+invtsc", &m), 0);
+	assert_int_equal(leaf(m.entry, m.count, 0x40000001, 0)->eax, 0x01000020);
+	assert_true(cpu_model_has(&m, "invtsc"));
+	assert_int_equal(create("max,-kvmclock,kvmclock=on,-kvm-steal-time", &m), 0);
+	assert_int_equal(leaf(m.entry, m.count, 0x40000001, 0)->eax, 0x01000009);
+	assert_int_equal(create("max,+kvm-asyncpf", &m), -EINVAL);
+}
+
 static void test_topology(void **state)
 {
 	struct kvm_cpuid2 *t = calloc(1, sizeof(*t) + CPU_MODEL_ENTRIES * sizeof(t->entries[0]));
@@ -217,6 +237,7 @@ int main(void)
 		cmocka_unit_test(test_named_model),
 		cmocka_unit_test(test_properties),
 		cmocka_unit_test(test_xstate_follows_the_features),
+		cmocka_unit_test(test_clocks),
 		cmocka_unit_test(test_topology),
 	};
 

@@ -234,11 +234,13 @@ static void test_stable_only_if_equal(void **state)
 	assert_true(set_msr(m->vcpu, MSR_KVM_SYSTEM_TIME_NEW, AREA | 1));
 	assert_true(set_msr(second, MSR_KVM_SYSTEM_TIME_NEW, (AREA + 64) | 1));
 	assert_int_equal(area_at(m, AREA).flags & area_at(m, AREA + 64).flags, TSC_STABLE);
+	assert_true(get_clock(m).flags & KVM_CLOCK_TSC_STABLE);
 	tsc = get_msr(m->vcpu, 0x10);
 	/* An hour apart. */
 	assert_true(
 		set_msr(second, 0x10, tsc + UINT64_C(3600) * 1000 * (uint64_t)tz_ioctl(second, KVM_GET_TSC_KHZ, 0)));
 	assert_int_equal(area_at(m, AREA + 64).flags, 0);
+	assert_false(get_clock(m).flags & KVM_CLOCK_TSC_STABLE);
 	run_hlt(m); /* the other one hears of it before it runs again */
 	assert_int_equal(area_at(m, AREA).flags, 0);
 	check_clock(m, m->vcpu, AREA);
