@@ -259,8 +259,18 @@ static void aim_image(struct gen *g, uint64_t at, ZydisMnemonic m)
 	}
 	if (!one_in(g, 8))
 		poke(c, at, image, STATE_GPR);
-	set_gpr(c, RAX, one_in(g, 4) ? rnd(g) : features_xcr0() & (rnd(g) | rnd(g)));
-	set_gpr(c, RDX, one_in(g, 4) ? rnd(g) : 0);
+}
+
+/* The components that XSAVE and its kin are asked for. */
+static void aim_rfbm(struct gen *g, const ZydisDecodedInstruction *zi, const ZydisDecodedOperandMem *m)
+{
+	if (zi->meta.isa_ext != ZYDIS_ISA_EXT_XSAVE && zi->meta.isa_ext != ZYDIS_ISA_EXT_XSAVEC &&
+	    zi->meta.isa_ext != ZYDIS_ISA_EXT_XSAVEOPT)
+		return;
+	if (gpr_number(m->base) != RAX && gpr_number(m->index) != RAX)
+		set_gpr(g->c, RAX, one_in(g, 4) ? rnd(g) : features_xcr0() & (rnd(g) | rnd(g)));
+	if (gpr_number(m->base) != RDX && gpr_number(m->index) != RDX)
+		set_gpr(g->c, RDX, one_in(g, 4) ? rnd(g) : 0);
 }
 
 /* ---- by mnemonic ---- */
@@ -420,8 +430,14 @@ void aim_instruction(struct gen *g, uint8_t *bytes, uint64_t rip, const ZydisDec
 			at = base < 16 ? start : at;
 		}
 		aim_image(g, at, zi->mnemonic);
+		if (mem)
+			aim_rfbm(g, zi, &mem->mem);
 	}
 	aim_hidden(g, zi, zo);
+	if (zi->mnemonic == ZYDIS_MNEMONIC_ENTER && !one_in(g, 4)) {
+		bytes[zi->raw.imm[0].offset + 1] = 0; /* or it asks for more stack than there is */
+		bytes[zi->raw.imm[1].offset] &= 7;
+	}
 	if (uses_stack(zi, zo)) {
 		aim_stack(g, mem && gpr_number(mem->mem.base) == RSP);
 		make_frame(g, zi);

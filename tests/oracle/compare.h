@@ -7,14 +7,17 @@
 
 enum tolerance {
 #define TOLERANCE(id, text) TOL_##id,
+#define IGNORED(text)
 #include "tolerances.def"
 #undef TOLERANCE
+#undef IGNORED
 	TOL_COUNT
 };
 typedef uint64_t tolerance_array[TOL_COUNT];
 extern tolerance_array *tolerated; /* counted here: may be shared memory */
 
 /* report.c */
+void report_case(const struct test_case *c);
 void report_difference(const struct test_case *c, const struct engine *e, const char *program, uint64_t seed,
 		       const struct state *hw, const struct slot_pages *hw_pages, const struct state *emu,
 		       const struct slot_pages *emu_pages, uint64_t flags);

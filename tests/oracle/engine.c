@@ -53,6 +53,7 @@ extern const uint8_t oracle_guest_start[], oracle_guest_end[];
 
 /* The run area of the engine that runs, for the alarm. */
 static struct kvm_run *volatile running;
+static struct engine *volatile running_engine;
 
 static void on_alarm(int sig)
 {
@@ -257,10 +258,12 @@ static bool run_once(struct engine *e, struct control *ctl)
 
 	e->run->immediate_exit = 0;
 	running = e->run;
+	running_engine = e;
 	alarm(RUN_SECONDS);
 	r = tz_ioctl(e->vcpu, KVM_RUN, 0);
 	alarm(0);
 	running = NULL;
+	running_engine = NULL;
 	if (r < 0 && errno == EINTR)
 		snprintf(e->error, sizeof(e->error), "no end within %u s", RUN_SECONDS);
 	else if (r < 0)
@@ -292,6 +295,15 @@ void engine_run(struct engine *e, unsigned first, unsigned count)
 		ctl->panic = 0;
 		set_registers(e);
 	}
+}
+
+const struct engine *engine_running(unsigned *slot)
+{
+	const struct engine *e = running_engine;
+
+	if (e)
+		*slot = (unsigned)((const struct control *)(const void *)(e->ram + GPA_CONTROL))->current;
+	return e;
 }
 
 const struct state *engine_result_of(const struct engine *e, unsigned slot)

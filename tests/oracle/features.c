@@ -35,6 +35,10 @@ static const struct {
 static bool reported[F_COUNT], on_host[F_COUNT];
 static bool host_amd;
 static uint64_t xcr0;
+/* CPUID traps where the host is virtual: asked once. */
+static struct {
+	uint32_t offset, size;
+} component[8];
 
 /* ---- decoder's instruction sets ---- */
 
@@ -301,6 +305,12 @@ void features_init(void)
 		}
 	free(c);
 	host_features();
+	for (unsigned n = 2; n < ARRAY_SIZE(component); n++) {
+		uint32_t ecx, edx;
+
+		if (xcr0 & BIT64(n))
+			__cpuid_count(0xd, n, component[n].size, component[n].offset, ecx, edx);
+	}
 }
 
 bool features_host_is_amd(void)
@@ -315,10 +325,9 @@ uint64_t features_xcr0(void)
 
 bool features_component(unsigned n, uint32_t *offset, uint32_t *size)
 {
-	uint32_t ecx, edx;
-
-	if (!(xcr0 & BIT64(n)) || n < 2)
+	if (n < 2 || n >= ARRAY_SIZE(component) || !component[n].size)
 		return false;
-	__cpuid_count(0xd, n, *size, *offset, ecx, edx);
-	return *size != 0;
+	*offset = component[n].offset;
+	*size = component[n].size;
+	return true;
 }

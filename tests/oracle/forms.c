@@ -413,6 +413,27 @@ static bool is_integer(const ZydisDecodedInstruction *zi)
 	}
 }
 
+static int by_mnemonic(const void *a, const void *b)
+{
+	const struct form *x = &forms.form[*(const unsigned *)a], *y = &forms.form[*(const unsigned *)b];
+
+	if (x->mnemonic != y->mnemonic)
+		return x->mnemonic < y->mnemonic ? -1 : 1;
+	return x < y ? -1 : x > y;
+}
+
+static void sort_by_mnemonic(void)
+{
+	qsort(forms.run, forms.run_count, sizeof(unsigned), by_mnemonic);
+	forms.first = calloc(forms.run_count + 1, sizeof(unsigned));
+	if (!forms.first)
+		die("no memory");
+	for (unsigned n = 0; n < forms.run_count; n++)
+		if (!n || forms.form[forms.run[n]].mnemonic != forms.form[forms.run[n - 1]].mnemonic)
+			forms.first[forms.mnemonics++] = n;
+	forms.first[forms.mnemonics] = forms.run_count;
+}
+
 static void build_lists(void)
 {
 	forms.run = calloc(forms.count, sizeof(unsigned));
@@ -496,4 +517,5 @@ void forms_init(void)
 	}
 	free(hash);
 	build_lists();
+	sort_by_mnemonic();
 }

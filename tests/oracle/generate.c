@@ -142,7 +142,9 @@ uint16_t rnd_selector(struct gen *g)
 		0x0f,
 		0x2f,
 	};
-	uint16_t v = one_in(g, 8) ? (uint16_t)rnd(g) : some[below(g, ARRAY_SIZE(some))];
+	uint16_t v = one_in(g, 8)   ? (uint16_t)rnd(g)
+		     : one_in(g, 3) ? (uint16_t)SEL_USER_DS
+				    : some[below(g, ARRAY_SIZE(some))];
 
 	/* Linux has each CPU's number in that descriptor. */
 	return (v & 0xfffc) == 0x78 ? 0 : v;
@@ -401,10 +403,23 @@ static void make_single(struct gen *g, unsigned index)
 	c->unknown = undefined_flags(&zi, zo, &c->in);
 }
 
+/*
+ * A third of the cases goes through all forms, a third through all mnemonics with any form of each, a third are
+ * sequences.
+ */
+static unsigned choose_form(struct gen *g, uint64_t number)
+{
+	uint64_t round = number / 3;
+	unsigned m = (unsigned)(round % forms.mnemonics);
+
+	if (number % 3 == 0)
+		return forms.run[round % forms.run_count];
+	return forms.run[forms.first[m] + below(g, forms.first[m + 1] - forms.first[m])];
+}
+
 void generate_case(struct test_case *c, uint64_t seed, uint64_t number)
 {
 	struct gen g = { .rng = seed * UINT64_C(0xd1342543de82ef95) + number * UINT64_C(0x2545f4914f6cdd1d), .c = c };
-	uint64_t single = number / 3 * 2 + number % 3;
 
 	rnd(&g);
 	g.rng ^= rnd(&g);
@@ -421,7 +436,7 @@ void generate_case(struct test_case *c, uint64_t seed, uint64_t number)
 		make_sequence(&g);
 		c->start = rnd_start(&g, c->len);
 	} else {
-		make_single(&g, forms.run[single % forms.run_count]);
+		make_single(&g, choose_form(&g, number));
 	}
 	lay_code(c);
 }

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,10 +21,11 @@
 
 #define ENGINES_MAX 4
 #define JOBS_MAX 64
+#define CRASHES_MAX 100
 
 static struct options {
 	uint64_t seed, cases, only;
-	bool has_only, list;
+	bool has_only, list, show;
 	unsigned jobs, errors;
 	const char *engine[ENGINES_MAX];
 	unsigned engines;
@@ -32,13 +34,17 @@ static struct options {
 
 /* What a worker hands back. */
 struct tally {
+	uint64_t next; /* case */
+	bool crashed;
 	uint64_t cases, sequences;
 	uint64_t mismatches[ENGINES_MAX];
 	tolerance_array tolerated;
 	uint64_t per_form[][3];
 };
 static struct tally *tallies[JOBS_MAX];
+static struct tally *own_tally; /* this worker's */
 static struct test_case batch[SLOT_COUNT];
+static volatile uint64_t batch_start; /* number of the first */
 
 void die(const char *fmt, ...)
 {
@@ -58,12 +64,13 @@ static void tally_native(struct tally *t, const struct test_case *c)
 {
 	const struct state *r = native_result_of(c->slot);
 
+	/* Its end: RIP has moved, whatever happened there. */
+	bool done = r->vector == V_NONE || r->rip != c->in.rip;
+
 	t->cases++;
 	t->sequences += c->sequence;
 	if (!c->sequence)
-		t->per_form[c->insn[0].form][r->vector == V_NONE || r->vector == V_BP ? 0
-					     : r->vector == V_UD                      ? 2
-										      : 1]++;
+		t->per_form[c->insn[0].form][done ? 0 : r->vector == V_UD ? 2 : 1]++;
 }
 
 static unsigned total_mismatches(const struct tally *t)
@@ -79,8 +86,11 @@ static void run_batch(struct tally *t, struct engine *const e[], uint64_t number
 {
 	unsigned first = (unsigned)(number % SLOT_COUNT);
 
+	batch_start = number;
 	for (unsigned n = 0; n < count; n++) {
 		generate_case(&batch[n], opt.seed, number + n);
+		if (opt.show)
+			report_case(&batch[n]);
 		native_put(&batch[n]);
 		for (unsigned k = 0; k < opt.engines; k++)
 			engine_put(e[k], &batch[n]);
@@ -97,20 +107,55 @@ static void run_batch(struct tally *t, struct engine *const e[], uint64_t number
 	}
 }
 
+/* A guest made the library crash: say with what, which is all that can be done. */
+static void on_crash(int sig)
+{
+	unsigned slot = 0;
+	const struct engine *e = engine_running(&slot);
+	char text[200];
+	int n;
+
+	signal(sig, SIG_DFL);
+	if (!e)
+		return;
+	n = snprintf(text, sizeof(text), "CRASH of %s, signal %d: %s --seed %lu --case %lu --engine %s\n",
+		     engine_name(e), sig, opt.program, (unsigned long)opt.seed,
+		     (unsigned long)(batch_start / SLOT_COUNT * SLOT_COUNT + slot), engine_name(e));
+	if (write(STDOUT_FILENO, text, (size_t)n) < 0)
+		_exit(3);
+	own_tally->crashed = true;
+	for (unsigned k = 0; k < opt.engines; k++)
+		own_tally->mismatches[k] += !strcmp(opt.engine[k], engine_name(e));
+}
+
+static void catch_crashes(void)
+{
+	static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
+
+	for (unsigned n = 0; n < ARRAY_SIZE(signals); n++)
+		signal(signals[n], on_crash);
+}
+
 static void worker(unsigned which)
 {
 	struct engine *e[ENGINES_MAX];
 	struct tally *t = tallies[which];
 
+	own_tally = t;
 	tolerated = &t->tolerated;
 	native_start();
 	for (unsigned k = 0; k < opt.engines; k++)
 		e[k] = engine_create(opt.engine[k]);
+	catch_crashes();
 	if (opt.has_only) {
 		run_batch(t, e, opt.only, 1);
 	} else {
-		for (uint64_t n = which * (uint64_t)SLOT_COUNT; n < opt.cases; n += opt.jobs * (uint64_t)SLOT_COUNT)
+		while (t->next < opt.cases) {
+			uint64_t n = t->next;
+
+			t->next += opt.jobs * (uint64_t)SLOT_COUNT;
 			run_batch(t, e, n, opt.cases - n < SLOT_COUNT ? (unsigned)(opt.cases - n) : SLOT_COUNT);
+		}
 	}
 	for (unsigned k = 0; k < opt.engines; k++)
 		engine_destroy(e[k]);
@@ -127,38 +172,66 @@ static struct tally *tally_create(void)
 	return t;
 }
 
-/* True: every worker came to its end. */
-static bool run_workers(void)
+static pid_t start_worker(unsigned which)
 {
-	pid_t pid[JOBS_MAX];
+	pid_t pid;
+
+	fflush(NULL);
+	pid = fork();
+	if (pid < 0)
+		die("fork: %s", strerror(errno));
+	if (pid == 0) {
+		worker(which);
+		fflush(NULL);
+		_exit(0);
+	}
+	return pid;
+}
+
+/* A worker that a guest crashed is started again behind the batch that did it. True: none ended otherwise. */
+static bool wait_workers(pid_t pid[])
+{
+	unsigned left = opt.jobs, crashes = 0;
 	bool good = true;
 
-	for (unsigned n = 0; n < opt.jobs; n++)
-		tallies[n] = tally_create();
-	if (opt.jobs == 1) {
-		worker(0);
-		return true;
-	}
-	fflush(NULL);
-	for (unsigned n = 0; n < opt.jobs; n++) {
-		pid[n] = fork();
-		if (pid[n] < 0)
-			die("fork: %s", strerror(errno));
-		if (pid[n] == 0) {
-			worker(n);
-			fflush(NULL);
-			_exit(0);
-		}
-	}
-	for (unsigned n = 0; n < opt.jobs; n++) {
+	while (left) {
+		unsigned n = 0;
 		int status;
+		pid_t ended = waitpid(-1, &status, 0);
 
-		if (waitpid(pid[n], &status, 0) != pid[n] || status) {
+		while (n < opt.jobs && pid[n] != ended)
+			n++;
+		if (n == opt.jobs)
+			continue;
+		if (WIFSIGNALED(status) && tallies[n]->crashed && crashes++ < CRASHES_MAX) {
+			tallies[n]->crashed = false;
+			pid[n] = start_worker(n);
+			continue;
+		}
+		if (status) {
 			fprintf(stderr, "oracle: worker %u ended with status %#x\n", n, status);
 			good = false;
 		}
+		left--;
 	}
 	return good;
+}
+
+static bool run_workers(void)
+{
+	pid_t pid[JOBS_MAX];
+
+	for (unsigned n = 0; n < opt.jobs; n++) {
+		tallies[n] = tally_create();
+		tallies[n]->next = n * (uint64_t)SLOT_COUNT;
+	}
+	if (opt.has_only) {
+		worker(0);
+		return true;
+	}
+	for (unsigned n = 0; n < opt.jobs; n++)
+		pid[n] = start_worker(n);
+	return wait_workers(pid);
 }
 
 static void collect(struct tally *sum)
@@ -196,13 +269,14 @@ static uint64_t number(const char *text, const char *what)
 
 static void usage(FILE *to)
 {
-	fputs("Usage: oracle [--seed S] [--cases N | --case N] [--engine E]... [--jobs J] [--errors N] [--list]\n"
+	fputs("Usage: oracle [--seed S] [--cases N | --case N] [--engine E]... [--jobs J] [--errors N] [--list] "
+	      "[--show]\n"
 	      "Compares instructions on this CPU with libtrapeze's engines.\n"
 	      "  --seed S    cases are made from it (1); --cases N: how many (30000); --case N: only this one\n"
 	      "  --engine E  interp or translate; both unless given\n"
 	      "  --jobs J    processes\n"
 	      "  --errors N  mismatches to print per process (10)\n"
-	      "  --list      list what was not exercised, form by form\n",
+	      "  --list      list what was not exercised, form by form; --show: print each case before it runs\n",
 	      to);
 }
 
@@ -224,7 +298,8 @@ static void parse(int argc, char **argv)
 	static const struct option options[] = {
 		{ "seed", 1, NULL, 's' },   { "cases", 1, NULL, 'n' }, { "case", 1, NULL, 'c' },
 		{ "engine", 1, NULL, 'e' }, { "jobs", 1, NULL, 'j' },  { "errors", 1, NULL, 'x' },
-		{ "list", 0, NULL, 'l' },   { "help", 0, NULL, 'h' },  { NULL, 0, NULL, 0 },
+		{ "list", 0, NULL, 'l' },   { "show", 0, NULL, 'w' },  { "help", 0, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
 	};
 	int o;
 
@@ -241,6 +316,7 @@ static void parse(int argc, char **argv)
 		case 'j': opt.jobs = (unsigned)number(optarg, "--jobs"); break;
 		case 'x': opt.errors = (unsigned)number(optarg, "--errors"); break;
 		case 'l': opt.list = true; break;
+		case 'w': opt.show = true; break;
 		case 'h': usage(stdout); exit(0);
 		default: usage(stderr); exit(2);
 		}

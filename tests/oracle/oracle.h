@@ -134,6 +134,8 @@ struct form_table {
 	unsigned count, room;
 	unsigned *run; /* those that run here, indices */
 	unsigned run_count;
+	/* The same by mnemonic: mnemonic n has run[first[n]] to run[first[n + 1] - 1]. */
+	unsigned *first, mnemonics;
 	unsigned *sequence; /* those that may be part of a sequence, 64-bit */
 	unsigned sequence_count;
 	unsigned *integer; /* those of them that work on general registers */
@@ -202,6 +204,8 @@ void engine_destroy(struct engine *e);
 const char *engine_name(const struct engine *e);
 void engine_put(struct engine *e, const struct test_case *c);
 void engine_run(struct engine *e, unsigned first, unsigned count);
+/* The engine that runs now and the slot it is in; NULL: none. Of use to a signal handler. */
+const struct engine *engine_running(unsigned *slot);
 const struct state *engine_result_of(const struct engine *e, unsigned slot);
 const struct slot_pages *engine_pages_of(const struct engine *e, unsigned slot);
 /* Why the last run of the slot was lost; "" if it was not. */

@@ -23,7 +23,7 @@ static const char *vector_name(uint64_t v, char text[32])
 	return text;
 }
 
-static void print_code(const struct test_case *c, const struct state *hw)
+static void print_code(const struct test_case *c, uint64_t rip)
 {
 	ZydisFormatter formatter;
 
@@ -38,7 +38,7 @@ static void print_code(const struct test_case *c, const struct state *hw)
 		if (forms_decode(c->mode32, c->code + i->at, i->len, &zi, zo))
 			ZydisFormatterFormatInstruction(&formatter, &zi, zo, zi.operand_count_visible, text,
 							sizeof(text), at, NULL);
-		printf("  %s%08lx  ", hw->rip == at ? ">" : " ", (unsigned long)at);
+		printf("  %s%08lx  ", rip == at ? ">" : " ", (unsigned long)at);
 		for (unsigned k = 0; k < 16; k++)
 			if (k < i->len)
 				printf("%02x", c->code[i->at + k]);
@@ -105,6 +105,15 @@ static void print_input(const struct test_case *c)
 		       n % 4 == 3 ? "\n" : "");
 }
 
+void report_case(const struct test_case *c)
+{
+	printf("case %lu%s%s\n", (unsigned long)c->number, c->mode32 ? ", compatibility mode" : "",
+	       c->sequence ? ", sequence" : "");
+	print_code(c, 0);
+	print_input(c);
+	fflush(stdout);
+}
+
 void report_difference(const struct test_case *c, const struct engine *e, const char *program, uint64_t seed,
 		       const struct state *hw, const struct slot_pages *hw_pages, const struct state *emu,
 		       const struct slot_pages *emu_pages, uint64_t flags)
@@ -115,7 +124,7 @@ void report_difference(const struct test_case *c, const struct engine *e, const 
 	       c->mode32 ? ", compatibility mode" : "", c->sequence ? ", sequence" : "");
 	printf("  again: %s --seed %lu --case %lu --engine %s\n", program, (unsigned long)seed,
 	       (unsigned long)c->number, engine_name(e));
-	print_code(c, hw);
+	print_code(c, hw->rip);
 	print_input(c);
 	printf("  exception: hardware %s, engine %s%s%s\n", vector_name(hw->vector, a), vector_name(emu->vector, b),
 	       emu->vector == V_LOST ? ": " : "", emu->vector == V_LOST ? engine_error(e) : "");
