@@ -16,6 +16,9 @@
 #define MMIO_GSI 16
 #define MMIO_GSIS 8
 
+/* Queues of a disk where the user does not say: one a vCPU, up to this many. */
+#define DISK_QUEUES 4
+
 /* Slots share lines: a line is up while one of its slots holds it. */
 static void drive_slot(void *ctx, unsigned slot, bool level)
 {
@@ -125,10 +128,40 @@ int board_virtio_attach(struct board *b, const struct options *options)
 	return plug(b, v);
 }
 
+static int attach_disk(struct board *b, const struct board_disk *disk)
+{
+	unsigned queues = disk->queues ? disk->queues : b->config.cpus < DISK_QUEUES ? b->config.cpus : DISK_QUEUES;
+
+	return plug(b, virtio_blk_create(b->config.ram, disk->block, disk->serial, queues));
+}
+
+static int attach_net(struct board *b, struct net *net)
+{
+	struct virtio_device *v = virtio_net_create(b->config.ram, net);
+	int err = plug(b, v);
+
+	if (!err)
+		virtio_net_attach(v);
+	return err;
+}
+
 int board_virtio_attach_backends(struct board *b)
 {
-	(void)b;
-	return 0;
+	int err = 0;
+
+	for (unsigned i = 0; i < b->config.disk_count && !err; i++) {
+		err = attach_disk(b, &b->config.disks[i]);
+		if (err && err != -ENOSPC)
+			msg_error("--disk: cannot make the device: %s", strerror(-err));
+	}
+	for (unsigned i = 0; i < b->config.net_count && !err; i++) {
+		if (!b->config.nets[i])
+			continue;
+		err = attach_net(b, b->config.nets[i]);
+		if (err && err != -ENOSPC)
+			msg_error("--net: cannot make the device: %s", strerror(-err));
+	}
+	return err;
 }
 
 /* ---- ACPI ---- */
