@@ -390,9 +390,9 @@ static void *run_thread(void *arg)
 
 static void wait_for(const volatile uint8_t *byte, uint8_t value)
 {
-	for (int i = 0; i < 60000 && *byte != value; i++)
+	for (int i = 0; i < 60000 && __atomic_load_n(byte, __ATOMIC_RELAXED) != value; i++)
 		sleep_ms(1);
-	assert_int_equal(*byte, value);
+	assert_int_equal(__atomic_load_n(byte, __ATOMIC_RELAXED), value);
 }
 
 /* A second vCPU, which kicks the first by hypercall and leaves by port 0x81. */
