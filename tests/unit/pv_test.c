@@ -433,7 +433,7 @@ static void test_kick_ends_halt(void **state)
 	assert_true(set_msr(m->vcpu, MSR_KVM_STEAL_TIME, STEAL | 1));
 	assert_int_equal(pthread_create(&r.thread, NULL, run_thread, &r), 0);
 	wait_for(flags, KVM_VCPU_PREEMPTED); /* asleep: others may leave it a TLB flush */
-	*flags |= KVM_VCPU_FLUSH_TLB;
+	__atomic_fetch_or(flags, KVM_VCPU_FLUSH_TLB, __ATOMIC_RELAXED);
 	kick_first(m);
 	pthread_join(r.thread, NULL);
 	assert_int_equal(r.result, 0);
