@@ -30,3 +30,24 @@ $(BUILD)/fuzz/%: tests/fuzz/fuzz_%.c $(BUILD)/libvmm.a $(BUILD)/libtrapeze.a
 		$(BUILD)/libtrapeze.a $(LDLIBS) $(VMM_LDLIBS)
 
 
+
+# ---- ThreadSanitizer (docs/testing.md) ----
+
+# Its run-time uses vector registers and is called at each access: what makes guest vector state live is built without,
+# and nothing leaves it live (vector_rest(), which __SANITIZE_ADDRESS__ switches).
+TSAN := -fsanitize=thread -Wno-tsan -fno-omit-frame-pointer -D__SANITIZE_ADDRESS__=1
+TSAN_EXCLUDED := $(filter lib/interp/vector%.c lib/x86/fpu.c,$(LIB_GUEST_SRC))
+
+.PHONY: tsan
+tsan:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/tsan OPT="-O1 -g" SAN="$(TSAN)" TSAN_BUILD=1 all unit
+
+ifdef TSAN_BUILD
+LDLIBS += $(BUILD)/obj/tests/tsan/clockjoin.o
+$(BUILD)/trapeze $(BUILD)/libtrapeze.so $(UNIT_BIN): | $(BUILD)/obj/tests/tsan/clockjoin.o
+$(BUILD)/obj/tests/tsan/%.o: tests/tsan/%.c
+	@mkdir -p $(@D)
+	@echo '  CC      $@'
+	$(Q)$(CC) $(VMM_CFLAGS) -c $< -o $@
+$(TSAN_EXCLUDED:%.c=$(BUILD)/obj/%.o): GUEST_CFLAGS += -fno-sanitize=thread
+endif
