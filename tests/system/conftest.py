@@ -13,7 +13,7 @@ TRAPEZE = BUILD / "trapeze"
 # make test-long: the tests marked `long` run too.
 LONG = bool(os.environ.get("TRAPEZE_TEST_LONG"))
 # Generous: the machine is shared, and a sanitizer build is an order of magnitude slower.
-PATIENCE = 600 if "asan" in str(BUILD) else 180
+PATIENCE = {"asan": 600, "tsan": 1800}.get(BUILD.name, 180)
 
 
 def pytest_configure(config):
