@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SeaBIOS at the reset vector, on the serial port and on the VGA; the VGA and keyboard of a directly booted kernel."""
+import os
+import pathlib
+import re
+
+import pexpect
+import pytest
+
+from conftest import PATIENCE, TRAPEZE, run
+from test_cli import complains
+
+SEABIOS = pathlib.Path("/usr/share/seabios")
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()].|\x1b[=>]")
+
+
+@pytest.fixture
+def start():
+    """start(args…) -> pexpect child on a terminal of 30 by 100; killed at the end of the test."""
+    children = []
+
+    def spawn(*args):
+        child = pexpect.spawn(str(TRAPEZE), ["run", *map(str, args)], timeout=PATIENCE, encoding="utf-8",
+                              codec_errors="replace", dimensions=(30, 100),
+                              env=dict(os.environ, TERM="xterm", LC_ALL="C.UTF-8"))
+        child.delaybeforesend = 0
+        children.append(child)
+        return child
+
+    yield spawn
+    for child in children:
+        child.close(force=True)
+
+
+def ends(child):
+    child.expect(pexpect.EOF)
+    child.wait()
+    child.close()
+    return child.exitstatus
+
+
+@pytest.mark.parametrize("image", ["bios-256k.bin", "bios.bin"])
+def test_bios_on_the_serial_port(start, engine, image):
+    child = start("--accel", engine, "--memory", "64M", "--cpus", "2", "--firmware", SEABIOS / image)
+    child.expect_exact("SeaBIOS")
+    child.expect_exact("No bootable device")
+    child.send("\x01x")
+    assert ends(child) == 0
+
+
+def test_bios_menu_on_the_vga(start, engine):
+    child = start("--accel", engine, "--memory", "64M", "--display", "curses", "--firmware",
+                  f"{SEABIOS / 'bios-256k.bin'},menu=on")
+    child.expect_exact("Press ESC for boot menu")
+    child.send("\x1b")
+    child.expect_exact("Select boot device")
+    child.send("\x01x")
+    assert ends(child) == 0
+    assert "\x1b[?1049l" in child.before  # the terminal's own screen is back
+
+
+def test_kernel_on_the_vga(start, guest_dir):
+    child = start("--kernel", guest_dir / "vmlinuz", "--initrd", guest_dir / "initrd.cpio",
+                  "--display", "curses", "--append", "console=tty0 quiet")
+    child.expect_exact("guest#")
+    child.send("echo $((6*7))Answer; dmesg | grep VGA+\r")
+    child.expect_exact("42Answer")
+    child.expect("colour VGA")
+    child.send("\x04")  # end of input: the shell ends, and the machine with it
+    assert ends(child) == 0
+    assert "trapeze:" not in ESCAPE.sub("", child.before)
+
+
+@pytest.mark.parametrize("args,words", [
+    (["--firmware", "/nonexistent/bios.bin"], ["/nonexistent/bios.bin", "No such file"]),
+    (["--firmware", "/bin/true"], ["/bin/true", "64 KiB"]),
+    (["--firmware", "x,menu=maybe"], ["menu=maybe", "on or off"]),
+    (["--firmware", "x,meno=on"], ["meno", '"menu"']),
+    (["--firmware", "x", "--kernel", "y"], ["--kernel", "--firmware"]),
+    (["--firmware", "x", "--machine", "microvm"], ["--machine pc"]),
+    (["--display", "sdl", "--kernel", "x"], ["--display sdl", "curses"]),
+    (["--display", "curses", "--serial", "stdio", "--kernel", "x"], ["--display curses", "--serial stdio"]),
+])
+def test_bad_options(args, words):
+    complains(run("run", *args), *words)
+
+
+def test_curses_needs_a_terminal(guest_dir):
+    complains(run("run", "--display", "curses", "--kernel", guest_dir / "vmlinuz"), "--display curses", "terminal")
+
+
+def test_unknown_terminal_type(guest_dir):
+    child = pexpect.spawn(str(TRAPEZE), ["run", "--display", "curses", "--kernel", str(guest_dir / "vmlinuz")],
+                          timeout=PATIENCE, encoding="utf-8", env=dict(os.environ, TERM="no-such-terminal"))
+    assert ends(child) == 1
+    assert "TERM=no-such-terminal" in child.before
