@@ -96,10 +96,21 @@ static void exec_loop(struct x86_cpu *cpu, const struct interp_insn *i)
 		interp_next(cpu, i);
 }
 
+/*
+ * Near branches in 64-bit mode: Intel ignores an operand-size prefix, AMD truncates RIP to 16 bits
+ * (APM 3, near branches). The decoder knows the relative ones but LOOP and JrCXZ; here are the others.
+ */
+static void amd_branch_size(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDecodedInstruction *zi)
+{
+	if (i->opsize == 8 && (zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) && x86_vendor_is_amd(cpu))
+		i->opsize = 2;
+}
+
 bool interp_bind_loop(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDecodedInstruction *zi,
 		      const ZydisDecodedOperand *zo)
 {
-	(void)cpu, (void)zo;
+	(void)zo;
+	amd_branch_size(cpu, i, zi);
 	i->extra = zi->mnemonic == ZYDIS_MNEMONIC_LOOP     ? LOOP_COUNT
 		   : zi->mnemonic == ZYDIS_MNEMONIC_LOOPE  ? LOOP_COUNT_E
 		   : zi->mnemonic == ZYDIS_MNEMONIC_LOOPNE ? LOOP_COUNT_NE
@@ -158,16 +169,6 @@ INTERP_WIDE_SIZES(jmp_indirect_fn, jmp_indirect)
 INTERP_WIDE_SIZES(call_relative_fn, call_relative)
 INTERP_WIDE_SIZES(call_indirect_fn, call_indirect)
 INTERP_WIDE_SIZES(ret_fn, ret)
-
-/*
- * Near branches in 64-bit mode: Intel ignores an operand-size prefix, AMD truncates RIP to 16 bits
- * (APM 3, near branches). The decoder knows the relative ones; here are the others.
- */
-static void amd_branch_size(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDecodedInstruction *zi)
-{
-	if (i->opsize == 8 && (zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) && x86_vendor_is_amd(cpu))
-		i->opsize = 2;
-}
 
 bool interp_bind_jmp(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDecodedInstruction *zi,
 		     const ZydisDecodedOperand *zo)
