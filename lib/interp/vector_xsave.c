@@ -8,6 +8,7 @@
 #define IMAGE_FXSAVE 512u
 #define IMAGE_X87_END 160u /* ST registers end, XMM registers begin */
 #define IMAGE_ST 32u
+#define IMAGE_FOP 6u
 #define IMAGE_FIP 8u
 #define IMAGE_FDP 16u
 #define IMAGE_MXCSR 24u
@@ -71,6 +72,12 @@ static bool has_rex_w(const struct interp_insn *i)
 }
 
 /* Without REX.W the pointers are 32 bits and a selector, which is 0 here: deprecated, and not kept. */
+/* FOP has 11 bits (SDM 1 8.1.9). */
+static void mask_fop(uint8_t *area)
+{
+	guest_store16(area + IMAGE_FOP, guest_load16(area + IMAGE_FOP) & 0x7ff);
+}
+
 static void narrow_pointers(uint8_t *image)
 {
 	guest_store32(image + IMAGE_FIP + 4, 0);
@@ -152,6 +159,7 @@ void vector_exec_fxrstor(struct x86_cpu *cpu, const struct interp_insn *i)
 	guest_store32(image + IMAGE_MXCSR + 4, x86_fpu_mxcsr_mask());
 	x86_fpu_sync(cpu);
 	tz_copy(area, image, fxsave_end(cpu));
+	mask_fop(area);
 	store_state_bv(cpu, load_state_bv(cpu) | COMP_X87 | COMP_SSE);
 	reload(cpu);
 	vector_end(cpu, i);
@@ -321,6 +329,7 @@ static void restore_x87(uint8_t *area, const uint8_t *image, bool present)
 {
 	if (present) {
 		tz_copy(area, image, IMAGE_MXCSR);
+		mask_fop(area);
 		tz_copy(area + IMAGE_ST, image + IMAGE_ST, IMAGE_X87_END - IMAGE_ST);
 	} else {
 		tz_clear(area, IMAGE_MXCSR);
