@@ -224,15 +224,15 @@ static void exec_arpl(struct x86_cpu *cpu, const struct interp_insn *i)
 
 	system_need_protected(cpu);
 	if (mem)
-		at = interp_linear(cpu, i, 2, true);
-	/* Written only if it changes: a page that cannot be is no matter else. */
+		at = interp_linear(cpu, i, 2, false);
+	/* Written only if it changes: a page or segment that cannot be is no matter else. */
 	dst = mem ? x86_read16(cpu, at) : (uint16_t)cpu->gpr[i->reg[0]];
 	rpl = cpu->gpr[i->reg[1]] & 3;
 	raise = (dst & 3) < rpl;
 	if (raise) {
 		dst = (dst & ~3) | rpl;
 		if (mem)
-			x86_write16(cpu, at, dst);
+			x86_write16(cpu, interp_linear(cpu, i, 2, true), dst);
 		else
 			interp_reg_write(cpu, i->reg[0], 2, dst);
 	}
