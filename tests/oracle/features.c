@@ -318,6 +318,11 @@ bool features_host_is_amd(void)
 	return host_amd;
 }
 
+bool features_host_has_la57(void)
+{
+	return on_host[F_LA57];
+}
+
 uint64_t features_xcr0(void)
 {
 	return xcr0;

@@ -100,6 +100,7 @@ enum standing {
 
 void features_init(void);
 bool features_host_is_amd(void);
+bool features_host_has_la57(void);
 /* An instruction of this decoding: may it run, and if not, which feature or reason. */
 enum standing features_standing(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo, const char **why);
 uint64_t features_xcr0(void);
