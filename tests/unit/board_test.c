@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The board's smaller devices at the places where guests look for them, and --device. */
 #include <errno.h>
+#include <time.h>
 
 #include "boardfix.h"
 #include "machine/ram.h"
@@ -125,13 +126,91 @@ static void test_acpi_sleep(void **state)
 	fix_out(f->bus, 0x604, ACPI_SLP_TYP_S5 << 10, 2);
 	assert_int_equal(f->rec.requests, 0);
 	assert_int_equal(fix_in(f->bus, 0x604, 2), 0x0001 | ACPI_SLP_TYP_S5 << 10);
-	fix_out(f->bus, 0x604, 1 << 10 | 1 << 13, 2); /* S1 is not on offer */
+	fix_out(f->bus, 0x604, 2 << 10 | 1 << 13, 2); /* S1, S2, S4 are not on offer */
 	assert_int_equal(f->rec.requests, 0);
+	fix_out(f->bus, 0x604, ACPI_SLP_TYP_S3 << 10 | 1 << 13, 2);
+	expect_request(f, MACHINE_SLEEP);
 	fix_out(f->bus, 0x604, ACPI_SLP_TYP_S5 << 10 | 1 << 13, 2);
 	expect_request(f, MACHINE_POWEROFF);
 	assert_int_equal(fix_in(f->bus, 0x604, 2), 0x0001 | ACPI_SLP_TYP_S5 << 10);
 	fix_out(f->bus, 0x605, (ACPI_SLP_TYP_S5 << 10 | 1 << 13) >> 8, 1);
 	expect_request(f, MACHINE_POWEROFF);
+}
+
+/* S3: an enabled event wakes, once; the devices' reset in between leaves it to be seen. */
+static void test_acpi_wake(void **state)
+{
+	struct fixture *f = *state;
+
+	fix_out(f->bus, 0x602, 0x0100, 2); /* the power button wakes */
+	fix_out(f->bus, 0x604, ACPI_SLP_TYP_S3 << 10 | 1 << 13, 2);
+	expect_request(f, MACHINE_SLEEP);
+	board_sleep(f->board);
+	assert_int_equal(f->rec.requests, 0);
+	board_power_button(f->board);
+	expect_request(f, MACHINE_WAKE);
+	board_power_button(f->board);
+	assert_int_equal(f->rec.requests, 0);
+	assert_false(f->rec.level[9]);
+	board_reset_devices(f->board);
+	assert_false(f->rec.level[9]);
+	board_wake(f->board);
+	assert_true(f->rec.level[9]);
+	assert_int_equal(fix_in(f->bus, 0x600, 4), 0x01008100);
+	assert_int_equal(fix_in(f->bus, 0x604, 2), 0x0001);
+	fix_out(f->bus, 0x600, 0x8100, 2);
+	assert_false(f->rec.level[9]);
+	assert_int_equal(fix_in(f->bus, 0x600, 4), 0x01000000);
+	assert_int_equal(f->rec.requests, 0);
+	/* What came before sleep wakes at once. */
+	fix_out(f->bus, 0x602, 0, 2);
+	board_power_button(f->board);
+	fix_out(f->bus, 0x602, 0x0100, 2);
+	board_sleep(f->board);
+	expect_request(f, MACHINE_WAKE);
+	/* A reset of a machine that is awake clears all. */
+	board_wake(f->board);
+	board_reset_devices(f->board);
+	assert_int_equal(fix_in(f->bus, 0x600, 4), 0);
+}
+
+/* The RTC's alarm sets RTC_STS. */
+static void test_rtc_wake(void **state)
+{
+	struct fixture *f = *state;
+
+	fix_out(f->bus, 0x602, 0x0400, 2);
+	board_sleep(f->board);
+	for (unsigned reg = 1; reg <= 5; reg += 2) { /* every second */
+		fix_out(f->bus, 0x70, reg, 1);
+		fix_out(f->bus, 0x71, 0xc0, 1);
+	}
+	fix_out(f->bus, 0x70, 0x0b, 1);
+	fix_out(f->bus, 0x71, 0x22, 1);
+	for (unsigned i = 0; !__atomic_load_n(&f->rec.requests, __ATOMIC_ACQUIRE); i++) {
+		assert_true(i < 1000);
+		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+	}
+	expect_request(f, MACHINE_WAKE);
+	assert_int_equal(fix_in(f->bus, 0x600, 2) & 0x0400, 0x0400);
+}
+
+/* The waking vector is the guest's to write, where the FADT's FACS is. */
+static void test_waking_vector(void **state)
+{
+	struct fixture *f = *state;
+	const char *bios = ram_ptr(&f->ram, 0xf0000, 0x10000);
+	uint32_t vector = 0x9a000;
+
+	assert_int_equal(board_waking_vector(f->board), 0);
+	for (unsigned at = 0; at < 0x10000; at += 64)
+		if (!memcmp(bios + at, "FACS", 4))
+			ram_write(&f->ram, 0xf0000 + at + 12, &vector, 4);
+	assert_int_equal(board_waking_vector(f->board), 0x9a000);
+	board_reset_devices(f->board);
+	assert_int_equal(board_waking_vector(f->board), 0x9a000);
+	board_reset(f->board);
+	assert_int_equal(board_waking_vector(f->board), 0);
 }
 
 static void test_power_button(void **state)
@@ -300,6 +379,9 @@ int main(void)
 		TEST(test_a20_and_port92),
 		TEST(test_reset_and_power_ports),
 		TEST(test_acpi_sleep),
+		TEST(test_acpi_wake),
+		TEST(test_rtc_wake),
+		TEST(test_waking_vector),
 		TEST(test_power_button),
 		cmocka_unit_test(test_pm_timer),
 		TEST(test_pvpanic_and_debug_exit),

@@ -28,9 +28,12 @@ struct boot_request {
 	bool vga; /* in text mode 3 */
 };
 
-enum boot_mode { BOOT_LONG64, BOOT_PROT32 };
+enum boot_mode { BOOT_LONG64, BOOT_PROT32, BOOT_REAL16 };
 
-/* The BSP's start state: flat segments of the mode, interrupts off, registers below, the rest zero. */
+/*
+ * The BSP's start state: flat segments of the mode, interrupts off, registers below, the rest zero. BOOT_REAL16: as
+ * after reset, but CS:IP is a paragraph and an offset below 16 that make rip, which is below 1 MiB.
+ */
 struct boot_entry {
 	enum boot_mode mode;
 	uint64_t rip;

@@ -16,6 +16,7 @@ enum { REGION_EVENT, REGION_CONTROL, REGION_TIMER };
 #define PM1_GBL 0x0020
 #define PM1_PWRBTN 0x0100
 #define PM1_RTC 0x0400
+#define PM1_WAK 0x8000 /* status only */
 
 #define PM1_EN_BITS (PM1_TMR | PM1_GBL | PM1_PWRBTN | PM1_RTC)
 
@@ -38,6 +39,7 @@ struct acpi_pm {
 	uint16_t status, enable, cnt;
 	uint64_t carries; /* times the timer's top bit changed, up to which TMR_STS is known */
 	bool sci_level;
+	bool asleep, wake_asked;
 };
 
 static uint64_t pm_ticks(const struct acpi_pm *pm)
@@ -61,6 +63,12 @@ static void update_sci(struct acpi_pm *pm)
 
 	sync_timer(pm);
 	level = pm->status & pm->enable;
+	if (pm->asleep) {
+		if (level && !pm->wake_asked)
+			pm->control.request(pm->control.ctx, MACHINE_WAKE, 0);
+		pm->wake_asked |= level;
+		level = false;
+	}
 	if (level != pm->sci_level) {
 		pm->sci_level = level;
 		irq_line_set(&pm->sci, level);
@@ -97,8 +105,12 @@ static uint64_t acpi_pm_read(struct device *dev, unsigned region, uint64_t offse
 static void write_control(struct acpi_pm *pm, uint32_t value, uint32_t mask)
 {
 	pm->cnt = (uint16_t)(((pm->cnt & ~mask) | (value & mask)) & CNT_STORED);
-	if ((value & mask & CNT_SLP_EN) && (pm->cnt & CNT_SLP_TYP) >> CNT_SLP_TYP_SHIFT == ACPI_SLP_TYP_S5)
-		pm->control.request(pm->control.ctx, MACHINE_POWEROFF, 0);
+	if (!(value & mask & CNT_SLP_EN))
+		return;
+	switch ((pm->cnt & CNT_SLP_TYP) >> CNT_SLP_TYP_SHIFT) {
+	case ACPI_SLP_TYP_S3: pm->control.request(pm->control.ctx, MACHINE_SLEEP, 0); break;
+	case ACPI_SLP_TYP_S5: pm->control.request(pm->control.ctx, MACHINE_POWEROFF, 0); break;
+	}
 }
 
 static void acpi_pm_write(struct device *dev, unsigned region, uint64_t offset, uint64_t data, unsigned size)
@@ -119,12 +131,44 @@ static void acpi_pm_write(struct device *dev, unsigned region, uint64_t offset, 
 	update_sci(pm);
 }
 
-void acpi_pm_power_button(struct device *dev)
+static void raise_event(struct device *dev, uint16_t event)
 {
 	struct acpi_pm *pm = container_of(dev, struct acpi_pm, dev);
 
 	device_lock(dev);
-	pm->status |= PM1_PWRBTN;
+	pm->status |= event;
+	update_sci(pm);
+	device_unlock(dev);
+}
+
+void acpi_pm_power_button(struct device *dev)
+{
+	raise_event(dev, PM1_PWRBTN);
+}
+
+void acpi_pm_rtc_alarm(struct device *dev)
+{
+	raise_event(dev, PM1_RTC);
+}
+
+void acpi_pm_sleep(struct device *dev)
+{
+	struct acpi_pm *pm = container_of(dev, struct acpi_pm, dev);
+
+	device_lock(dev);
+	pm->asleep = true;
+	pm->wake_asked = false;
+	update_sci(pm);
+	device_unlock(dev);
+}
+
+void acpi_pm_wake(struct device *dev)
+{
+	struct acpi_pm *pm = container_of(dev, struct acpi_pm, dev);
+
+	device_lock(dev);
+	pm->asleep = false;
+	pm->status |= PM1_WAK;
 	update_sci(pm);
 	device_unlock(dev);
 }
@@ -133,8 +177,8 @@ static void acpi_pm_reset(struct device *dev)
 {
 	struct acpi_pm *pm = container_of(dev, struct acpi_pm, dev);
 
-	pm->status = 0;
-	pm->enable = 0;
+	if (!pm->asleep)
+		pm->status = pm->enable = 0;
 	pm->cnt = 0;
 	pm->carries = pm_ticks(pm) >> TIMER_CARRY_BIT;
 	update_sci(pm);

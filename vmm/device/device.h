@@ -74,7 +74,9 @@ enum machine_request {
 	MACHINE_POWEROFF,
 	MACHINE_RESET,
 	MACHINE_EXIT /* with a status: isa-debug-exit */,
-	MACHINE_PANICKED
+	MACHINE_PANICKED,
+	MACHINE_SLEEP, /* ACPI S3 */
+	MACHINE_WAKE,
 };
 struct machine_control {
 	void (*request)(void *ctx, enum machine_request what, int status);

@@ -38,9 +38,17 @@ void i8042_plug_keyboard(struct device *dev); /* before the guest runs */
 bool i8042_key(struct device *dev, uint16_t key, bool down);
 
 /* ACPI fixed hardware. Region 0: PM1 event block (4 bytes); 1: PM1 control (2); 2: PM timer (4). */
+#define ACPI_SLP_TYP_S3 1 /* what \_S3 says */
 #define ACPI_SLP_TYP_S5 5 /* what \_S5 says */
 struct device *acpi_pm_create(struct timer_service *timers, struct irq_line sci, struct machine_control control);
 void acpi_pm_power_button(struct device *dev);
+void acpi_pm_rtc_alarm(struct device *dev); /* the RTC's interrupt is raised */
+/*
+ * S3 (ACPI 6.4, 7.4.2.2). From sleep to wake an enabled event raises no SCI but asks once for MACHINE_WAKE, and a
+ * reset leaves the events and their enables alone.
+ */
+void acpi_pm_sleep(struct device *dev);
+void acpi_pm_wake(struct device *dev);
 
 /* Reset control register. Region 0: port 0xcf9; bit 1 hard/soft, bit 2 resets. */
 #define RESET_PORT_VALUE 6

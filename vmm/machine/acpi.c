@@ -79,15 +79,22 @@ static void seal(struct acpi_header *h)
 
 /* ---- DSDT ---- */
 
-static void dsdt_contents(struct aml *aml, const struct acpi_request *request)
+/* ACPI 6.4, 7.4.2: values for PM1a_CNT.SLP_TYP and PM1b_CNT.SLP_TYP, two reserved ones. */
+static void sleep_state(struct aml *aml, const char *name, unsigned slp_typ)
 {
-	aml_name(aml, "\\_S5");
+	aml_name(aml, name);
 	aml_package(aml, 4);
-	aml_integer(aml, ACPI_SLP_TYP_S5);
-	aml_integer(aml, ACPI_SLP_TYP_S5);
+	aml_integer(aml, slp_typ);
+	aml_integer(aml, slp_typ);
 	aml_integer(aml, 0);
 	aml_integer(aml, 0);
 	aml_end(aml);
+}
+
+static void dsdt_contents(struct aml *aml, const struct acpi_request *request)
+{
+	sleep_state(aml, "\\_S3", ACPI_SLP_TYP_S3);
+	sleep_state(aml, "\\_S5", ACPI_SLP_TYP_S5);
 
 	aml_scope(aml, "\\_SB");
 	if (request->describe)
@@ -159,9 +166,9 @@ static struct acpi_header *build_fadt(struct builder *b, const struct acpi_reque
 	f->century = CMOS_CENTURY;
 	f->iapc_boot_arch = ACPI_BOOT_LEGACY_DEVICES | ACPI_BOOT_NO_VGA | (request->i8042 ? ACPI_BOOT_8042 : 0) |
 			    (request->rtc ? 0 : ACPI_BOOT_NO_CMOS_RTC);
-	/* A fixed power button, no sleep button; alarms do not wake a machine that cannot sleep. */
-	f->flags = ACPI_FADT_WBINVD | ACPI_FADT_PROC_C1 | ACPI_FADT_SLP_BUTTON | ACPI_FADT_FIX_RTC |
-		   ACPI_FADT_TMR_VAL_EXT | ACPI_FADT_RESET_REG_SUP;
+	/* A fixed power button, no sleep button; RTC_EN wakes from S3. */
+	f->flags = ACPI_FADT_WBINVD | ACPI_FADT_PROC_C1 | ACPI_FADT_SLP_BUTTON | ACPI_FADT_TMR_VAL_EXT |
+		   ACPI_FADT_RESET_REG_SUP;
 	f->reset_reg = io_register(PORT_RESET, 1, ACPI_ACCESS_BYTE);
 	f->reset_value = RESET_PORT_VALUE;
 	memcpy(f->hypervisor_id, ACPI_HYPERVISOR_ID, sizeof(f->hypervisor_id));
@@ -332,6 +339,7 @@ int acpi_build(struct acpi_tables *tables, const struct acpi_request *request)
 		return -ENOMEM;
 	rsdp = reserve(&b, sizeof(*rsdp), 16);
 	facs = build_facs(&b);
+	tables->facs = facs ? gpa_of(&b, facs) : 0;
 	dsdt = build_dsdt(&b, request);
 	table[count++] = facs && dsdt ? build_fadt(&b, request, gpa_of(&b, facs), gpa_of(&b, dsdt)) : NULL;
 	table[count++] = build_madt(&b, request->cpus);

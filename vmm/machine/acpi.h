@@ -11,6 +11,7 @@
 
 struct acpi_tables {
 	uint32_t gpa;   /* of the image; the RSDP comes first */
+	uint32_t facs;  /* GPA */
 	uint8_t *image; /* malloc'ed */
 	size_t size;
 };

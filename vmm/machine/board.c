@@ -7,6 +7,7 @@
 
 #include "base/compiler.h"
 #include "device/pci/pci.h"
+#include "machine/acpi_defs.h"
 #include "machine/board_parts.h"
 #include "machine/firmware.h"
 #include "machine/message.h"
@@ -206,17 +207,22 @@ static void write_bios_data(const struct guest_ram *ram)
 	ram_write(ram, EBDA_START, &ebda_kib, sizeof(ebda_kib));
 }
 
-void board_reset(struct board *board)
+void board_reset_devices(struct board *board)
 {
 	for (struct device *dev = board->devices; dev; dev = dev->next) {
 		device_lock(dev);
 		dev->ops->reset(dev);
 		device_unlock(dev);
 	}
+	if (board->pci && !board->config.firmware)
+		board_pci_firmware(board);
+}
+
+void board_reset(struct board *board)
+{
+	board_reset_devices(board);
 	if (board->config.firmware)
 		return; /* which does the rest */
-	if (board->pci)
-		board_pci_firmware(board);
 	write_bios_data(board->config.ram);
 	ram_write(board->config.ram, board->acpi.gpa, board->acpi.image, board->acpi.size);
 }
@@ -250,4 +256,28 @@ struct device *board_keyboard(struct board *board)
 void board_power_button(struct board *board)
 {
 	acpi_pm_power_button(board->acpi_pm);
+}
+
+void board_sleep(struct board *board)
+{
+	static const uint8_t index = CMOS_SHUTDOWN, from_s3 = 0xfe;
+
+	if (board->config.firmware) {
+		bus_write(board->bus, BUS_PIO, PORT_RTC, &index, 1);
+		bus_write(board->bus, BUS_PIO, PORT_RTC + 1, &from_s3, 1);
+	}
+	acpi_pm_sleep(board->acpi_pm);
+}
+
+void board_wake(struct board *board)
+{
+	acpi_pm_wake(board->acpi_pm);
+}
+
+uint32_t board_waking_vector(const struct board *board)
+{
+	struct acpi_facs facs = { 0 };
+
+	ram_read(board->config.ram, board->acpi.facs, &facs, sizeof(facs));
+	return facs.firmware_waking_vector;
 }

@@ -63,6 +63,8 @@ struct board;
 int board_create(const struct board_config *config, struct board **board);
 void board_destroy(struct board *board);
 void board_reset(struct board *board); /* devices to power-on state, ACPI tables written to RAM again */
+/* Only the devices: they let go of lines and notifiers, so that the VM behind them may be replaced. */
+void board_reset_devices(struct board *board);
 struct bus *board_bus(struct board *board);
 
 /* E820 map (ACPI 6.4 15): for boot protocols. */
@@ -80,6 +82,15 @@ struct device *board_keyboard(struct board *board);
 
 /* The user presses the ACPI power button: the guest gets an SCI and may shut down. Thread: any. */
 void board_power_button(struct board *board);
+
+/*
+ * ACPI S3. board_sleep(): vCPUs have stopped; from now on MACHINE_WAKE may be requested; CMOS tells firmware (0xfe in
+ * the shutdown byte). Then board_reset_devices(), and board_wake() instead of board_reset(): RAM is the guest's.
+ * Without firmware, its waking vector is the FACS's; 0: it gave none.
+ */
+void board_sleep(struct board *board);
+void board_wake(struct board *board);
+uint32_t board_waking_vector(const struct board *board);
 
 /* The --device names, for --help and the nearest-name hint. NULL-terminated. */
 const char *const *board_device_names(void);

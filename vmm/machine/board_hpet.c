@@ -12,6 +12,8 @@ static void set_rtc(void *ctx, unsigned n, bool level)
 	struct board *b = ctx;
 	struct irq_line line = board_gsi(b, n);
 
+	if (level)
+		acpi_pm_rtc_alarm(b->acpi_pm);
 	pthread_mutex_lock(&b->legacy_lock);
 	b->rtc_level = level;
 	if (!b->hpet_legacy)

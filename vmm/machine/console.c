@@ -178,9 +178,13 @@ void console_stop(struct console *console)
 	atomic_store(&console->stopping, true);
 }
 
-void console_detach(struct console *console)
+void console_resume(struct console *console)
 {
 	atomic_store(&console->stopping, false);
+}
+
+void console_detach(struct console *console)
+{
 	console->busy = false;
 	console->dev.can_receive = NULL;
 	console->dev.receive = NULL;

@@ -46,10 +46,11 @@ enum console_key console_read(struct console *console);
 void console_push(struct console *console);
 /*
  * The machine ends: from now on output that nobody takes is dropped, so that a vCPU thread comes out of the console
- * when a signal interrupts it. Until console_detach().
+ * when a signal interrupts it. Until console_resume().
  */
 void console_stop(struct console *console);
-/* The machine was taken down: forget its device. */
+void console_resume(struct console *console);
+/* The machine's device goes: forget it. */
 void console_detach(struct console *console);
 
 #endif

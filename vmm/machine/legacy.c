@@ -65,7 +65,8 @@ int legacy_setup(const struct accel *accel, int vm_fd, const struct guest_ram *r
 {
 	int err;
 
-	write_ivt(ram);
+	if (ram)
+		write_ivt(ram);
 	err = setup_pic(accel, vm_fd, KVM_IRQCHIP_PIC_MASTER, PIC_MASTER_VECTOR, (uint8_t) ~(1u | 1u << PIC_CASCADE));
 	if (!err)
 		err = setup_pic(accel, vm_fd, KVM_IRQCHIP_PIC_SLAVE, PIC_SLAVE_VECTOR, 0xff);

@@ -9,7 +9,8 @@
 #include "machine/accel.h"
 #include "machine/ram.h"
 
-/* Before the image is loaded (which may overwrite the table). 0, or -errno with a message. Thread: main. */
+/* Before the image is loaded (which may overwrite the table). ram NULL: no table, memory is left alone. 0, or -errno
+ * with a message. Thread: main. */
 int legacy_setup(const struct accel *accel, int vm_fd, const struct guest_ram *ram);
 
 #endif

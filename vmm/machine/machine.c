@@ -36,12 +36,15 @@
 #define KVM_TSS_GPA UINT64_C(0xfeffd000)
 
 #define CONSOLE_RETRY_MS 10
+#define REAL_MODE_END 0x100000u
 
 /* How a run of the machine ended. */
 enum machine_end {
 	END_NONE,
 	END_POWEROFF,
 	END_RESET,
+	END_SLEEP,  /* ACPI S3 */
+	END_WAKE,   /* from it */
 	END_STATUS, /* isa-debug-exit */
 	END_PANICKED,
 	END_FAILED, /* said on stderr already */
@@ -63,12 +66,16 @@ struct machine {
 	int event_fd;  /* wakes the main loop */
 	int signal_fd; /* SIGINT, SIGTERM … */
 
-	/* Of one power-on; a reset makes them anew. */
+	/* What a reset leaves there, as on a PC: RAM keeps its contents, the RTC its time. */
 	struct guest_ram ram;
 	struct board *board;
+	struct kvm_clock_data clock; /* what kvm-clock counts: time since power-on, S3 included */
+
+	/* From one reset to the next; made anew, so that no state of the CPUs or the irqchip is forgotten. */
 	struct vcpu_host host;
 	struct vcpu *vcpu;
 	unsigned vcpu_count; /* created */
+	bool woken;          /* the next start comes out of S3 */
 
 	pthread_mutex_t lock; /* end, status */
 	enum machine_end end;
@@ -86,6 +93,12 @@ static void wake_main(void *ctx)
 	(void)n; /* a full counter wakes as well */
 }
 
+/* The machine starts again after it. */
+static bool goes_on(const struct machine *m, enum machine_end end)
+{
+	return end == END_SLEEP || end == END_WAKE || (end == END_RESET && !m->config->no_reboot);
+}
+
 /*
  * The first request wins, and no vCPU enters the guest again. Only the user's wish to end is stronger than the guest's
  * to start over: a guest that resets at once, again and again, must not swallow it.
@@ -95,7 +108,7 @@ static bool end_machine(struct machine *m, enum machine_end end, int status)
 	bool by_user = end == END_QUIT || end == END_SIGNAL, first;
 
 	pthread_mutex_lock(&m->lock);
-	first = m->end == END_NONE || (m->end == END_RESET && by_user);
+	first = m->end == END_NONE || (goes_on(m, m->end) && by_user);
 	if (first) {
 		m->end = end;
 		m->status = status;
@@ -106,13 +119,29 @@ static bool end_machine(struct machine *m, enum machine_end end, int status)
 	return first;
 }
 
+/* May the machine start again, or (after: END_SLEEP) sleep? Then requests count again. */
+static bool begin_again(struct machine *m, enum machine_end after)
+{
+	bool begin;
+
+	pthread_mutex_lock(&m->lock);
+	begin = goes_on(m, m->end) && (!after || m->end == after);
+	if (begin) {
+		m->woken = m->end == END_WAKE;
+		m->end = END_NONE;
+		atomic_store(&m->host.stop, false);
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (begin)
+		console_resume(&m->console);
+	return begin;
+}
+
 static void control_request(void *ctx, enum machine_request what, int status)
 {
 	static const enum machine_end ends[] = {
-		[MACHINE_POWEROFF] = END_POWEROFF,
-		[MACHINE_RESET] = END_RESET,
-		[MACHINE_EXIT] = END_STATUS,
-		[MACHINE_PANICKED] = END_PANICKED,
+		[MACHINE_POWEROFF] = END_POWEROFF, [MACHINE_RESET] = END_RESET, [MACHINE_EXIT] = END_STATUS,
+		[MACHINE_PANICKED] = END_PANICKED, [MACHINE_SLEEP] = END_SLEEP, [MACHINE_WAKE] = END_WAKE,
 	};
 
 	end_machine(ctx, ends[what], status);
@@ -272,7 +301,12 @@ static int create_vm(struct machine *m)
 		err = set_routing(m);
 	if (!err)
 		err = vm_ioctl(m, KVM_CREATE_PIT2, (uintptr_t)&pit, "create the timer");
-	return err ? err : add_memory(m);
+	if (!err)
+		err = add_memory(m);
+	m->clock.flags = 0; /* no correction for what passed since: it may not be known */
+	if (!err && m->clock.clock)
+		err = vm_ioctl(m, KVM_SET_CLOCK, (uintptr_t)&m->clock, "set its clock");
+	return err;
 }
 
 static int create_board(struct machine *m)
@@ -349,6 +383,13 @@ static int create_vcpus(struct machine *m)
 	return err;
 }
 
+static int start_at(struct machine *m, const struct boot_entry *entry)
+{
+	int err = create_vcpus(m);
+
+	return err ? err : vmm_vcpu_set_entry(&m->vcpu[0], entry);
+}
+
 /* What firmware would do, and the image in its place. */
 static int start_directly(struct machine *m)
 {
@@ -357,26 +398,37 @@ static int start_directly(struct machine *m)
 
 	if (!err)
 		err = load_image(m, &entry);
-	if (!err)
-		err = create_vcpus(m);
-	return err ? err : vmm_vcpu_set_entry(&m->vcpu[0], &entry);
+	return err ? err : start_at(m, &entry);
+}
+
+/*
+ * Out of S3 (ACPI 6.4, 16.3.3): memory is as it was. Firmware sees by the CMOS where it comes from; without firmware
+ * the guest continues at its waking vector, in real mode.
+ */
+static int start_woken(struct machine *m, uint32_t vector)
+{
+	const struct boot_entry entry = { .mode = BOOT_REAL16, .rip = vector };
+	int err;
+
+	if (m->firmware.rom)
+		return create_vcpus(m);
+	err = legacy_setup(&m->accel, m->host.vm_fd, NULL);
+	return err ? err : start_at(m, &entry);
 }
 
 /* From power-on to the point where vCPUs may start. 0, or -errno with a message given. */
 static int power_on(struct machine *m)
 {
-	int err = ram_create(&m->ram, m->config->memory);
+	uint32_t vector = board_waking_vector(m->board);
+	int err = create_vm(m);
 
-	if (err) {
-		msg_error("--memory: cannot get %llu MiB: %s", (unsigned long long)m->config->memory >> 20,
-			  strerror(-err));
-		return err;
-	}
-	err = create_vm(m);
-	if (!err)
-		err = create_board(m);
 	if (err)
 		return err;
+	if (m->woken) {
+		board_wake(m->board);
+		if (m->firmware.rom || (vector && vector < REAL_MODE_END))
+			return start_woken(m, vector);
+	}
 	board_reset(m->board);
 	if (!m->firmware.rom)
 		return start_directly(m);
@@ -400,17 +452,12 @@ static void power_off(struct machine *m)
 	free(m->vcpu);
 	m->vcpu = NULL;
 	m->vcpu_count = 0;
-	console_detach(&m->console);
-	display_detach(m->display);
-	if (m->board)
-		board_destroy(m->board);
-	m->board = NULL;
-	if (m->host.vm_fd >= 0)
+	board_reset_devices(m->board);
+	if (m->host.vm_fd >= 0) {
+		m->accel.ioctl(m->host.vm_fd, KVM_GET_CLOCK, (uintptr_t)&m->clock);
 		m->accel.close(m->host.vm_fd);
+	}
 	m->host.vm_fd = -1;
-	if (m->ram.base)
-		ram_destroy(&m->ram);
-	memset(&m->ram, 0, sizeof(m->ram));
 }
 
 /* --- running --- */
@@ -464,21 +511,22 @@ static void run_once(struct machine *m)
 	else
 		main_loop(m);
 	stop_vcpus(m);
+	if (begin_again(m, END_SLEEP)) { /* until a device or the user ends it */
+		board_sleep(m->board);
+		main_loop(m);
+	}
 	if (m->config->stats)
 		for (unsigned i = 0; i < m->vcpu_count; i++)
 			vmm_vcpu_print_stats(&m->vcpu[i]);
 	power_off(m);
 }
 
-/* The program's exit status; or -1: power on again. */
+/* The program's exit status. */
 static int end_status(struct machine *m)
 {
 	switch (m->end) {
-	case END_RESET:
-		if (!m->config->no_reboot)
-			return -1;
-		return EXIT_SUCCESS;
 	case END_PANICKED: msg_error("the guest reported a panic"); return EXIT_FAILURE;
+	case END_RESET:
 	case END_POWEROFF:
 	case END_QUIT: return EXIT_SUCCESS;
 	default: return m->status;
@@ -553,6 +601,16 @@ static int open_images(struct machine *m)
 	return err;
 }
 
+static int create_ram(struct machine *m)
+{
+	int err = ram_create(&m->ram, m->config->memory);
+
+	if (err)
+		msg_error("--memory: cannot get %llu MiB: %s", (unsigned long long)m->config->memory >> 20,
+			  strerror(-err));
+	return err;
+}
+
 static int machine_open(struct machine *m)
 {
 	const struct machine_config *c = m->config;
@@ -577,15 +635,24 @@ static int machine_open(struct machine *m)
 	if (!err)
 		err = console_open(&m->console, c->serial, c->serial_path, wake_main, console_failed, m);
 	if (!err)
+		err = create_ram(m);
+	if (!err)
 		err = open_display(m);
+	if (!err)
+		err = create_board(m);
 	return err;
 }
 
 /* -errno: what the guest has written may be lost. */
 static int machine_close(struct machine *m)
 {
-	int err = disks_close(&m->disks);
+	int err;
 
+	console_detach(&m->console);
+	display_detach(m->display);
+	board_destroy(m->board);
+	ram_destroy(&m->ram);
+	err = disks_close(&m->disks);
 	display_close(m->display);
 	console_close(&m->console);
 	while (m->net_count)
@@ -604,7 +671,7 @@ static int machine_close(struct machine *m)
 
 int machine_run(const struct machine_config *config)
 {
-	struct machine m = { .config = config, .event_fd = -1, .signal_fd = -1 };
+	struct machine m = { .config = config, .event_fd = -1, .signal_fd = -1, .ram.fd = -1 };
 	int status;
 
 	m.accel.system_fd = -1;
@@ -620,12 +687,10 @@ int machine_run(const struct machine_config *config)
 	m.host.ctx = &m;
 	if (config->serial == SERIAL_STDIO)
 		terminal_raw();
-	do {
-		m.end = END_NONE;
-		atomic_store(&m.host.stop, false);
+	do
 		run_once(&m);
-		status = end_status(&m);
-	} while (status < 0);
+	while (begin_again(&m, END_NONE));
+	status = end_status(&m);
 	terminal_restore();
 	if (machine_close(&m) < 0 && status == EXIT_SUCCESS)
 		status = EXIT_FAILURE;

@@ -147,12 +147,17 @@ static struct kvm_segment flat_segment(uint16_t selector, bool code, bool long_m
 	};
 }
 
-/* Control registers and segments of the boot protocol's start state. */
+/* Control registers and segments of the start state; s: those after reset. */
 static void entry_sregs(struct kvm_sregs *s, const struct boot_entry *entry)
 {
 	bool long_mode = entry->mode == BOOT_LONG64;
 	struct kvm_segment data = flat_segment(entry->ds, false, false);
 
+	if (entry->mode == BOOT_REAL16) {
+		s->cs.selector = (uint16_t)(entry->rip >> 4);
+		s->cs.base = entry->rip & ~UINT64_C(0xf);
+		return;
+	}
 	s->cs = flat_segment(entry->cs, true, long_mode);
 	s->ds = s->es = s->fs = s->gs = s->ss = data;
 	s->tr = (struct kvm_segment){ .limit = 0x67, .type = 11, .present = 1 };
@@ -179,7 +184,7 @@ int vmm_vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry)
 		.rbx = entry->rbx,
 		.rsi = entry->rsi,
 		.rsp = entry->rsp,
-		.rip = entry->rip,
+		.rip = entry->mode == BOOT_REAL16 ? entry->rip & 0xf : entry->rip,
 		.rflags = 2,
 	};
 
