@@ -34,6 +34,7 @@ struct board_disk {
 	struct block *block;
 	const char *serial; /* NULL: none */
 	unsigned queues;    /* 0: as many as fit */
+	bool ahci;          /* else virtio */
 };
 
 /* Where the board's GSIs lead: the accelerator's KVM_IRQ_LINE. Thread: any. */

@@ -31,6 +31,7 @@ struct board {
 	struct device *pci_host, *isa_bridge;
 	uint64_t ecam; /* where it is mapped */
 	bool ecam_mapped;
+	struct virtio_ports *virtio_ports; /* what the console device gets, NULL: there is none */
 	struct virtio_slot virtio_slot[VIRTIO_MMIO_SLOTS];
 	unsigned virtio_slots;
 	pthread_mutex_t virtio_lock;
@@ -86,10 +87,18 @@ extern const struct board_part board_parts[];
 extern const unsigned board_part_count;
 
 /* virtio devices, on PCI or at fixed addresses: board_virtio.c. */
-extern const char *const board_virtio_keys[];
+extern const char *const board_virtio_keys[], *const board_balloon_keys[], *const board_port_keys[],
+	*const board_no_keys[];
+/* Ports of the one console device, which is made when all are known. */
+int board_virtconsole_attach(struct board *board, const struct options *options);
+int board_virtserialport_attach(struct board *board, const struct options *options);
 int board_virtio_attach(struct board *board, const struct options *options);
 int board_virtio_attach_backends(struct board *board); /* --disk, --net */
+void board_virtio_fini(struct board *board);
 void board_virtio_describe(const struct board *board, struct aml *aml);
+
+/* Disks on AHCI: board_ahci.c. */
+int board_ahci_attach(struct board *board, const struct options *options);
 
 /* A keyboard is plugged in: its device object. */
 void board_keyboard_describe(struct aml *aml);

@@ -2,6 +2,7 @@
 /* The board's virtio devices: those of --device, --disk and --net, and where they are plugged in. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/compiler.h"
@@ -84,6 +85,9 @@ static int plug(struct board *b, struct virtio_device *v)
 
 #define RING_KEYS "packed", "event_idx", "indirect_desc"
 const char *const board_virtio_keys[] = { RING_KEYS, NULL };
+const char *const board_balloon_keys[] = { RING_KEYS, "inflate", "deflate-on-oom", NULL };
+const char *const board_port_keys[] = { "name", "path", NULL };
+const char *const board_no_keys[] = { NULL };
 
 static int ring_options(const struct options *options, struct virtio_ring_options *ring)
 {
@@ -102,6 +106,18 @@ static struct virtio_device *create_rng(struct board *b, const struct options *o
 	return virtio_rng_create(b->config.ram);
 }
 
+static struct virtio_device *create_balloon(struct board *b, const struct options *options)
+{
+	uint64_t mib;
+	bool deflate;
+
+	errno = EINVAL;
+	if (options_number(options, "inflate", 0, 0, b->config.ram->size >> 20, &mib) ||
+	    options_switch(options, "deflate-on-oom", true, &deflate))
+		return NULL;
+	return virtio_balloon_create(b->config.ram, mib << 20, deflate);
+}
+
 /* By the stem of the name: "virtio-rng-pci" on a board with PCI, "virtio-rng-device" on others. */
 static const struct {
 	const char *stem;
@@ -109,6 +125,7 @@ static const struct {
 	struct virtio_device *(*create)(struct board *b, const struct options *options);
 } kinds[] = {
 	{ "virtio-rng-", create_rng },
+	{ "virtio-balloon-", create_balloon },
 };
 
 int board_virtio_attach(struct board *b, const struct options *options)
@@ -126,6 +143,74 @@ int board_virtio_attach(struct board *b, const struct options *options)
 	if (v)
 		virtio_set_ring_options(v, &ring);
 	return plug(b, v);
+}
+
+/* ---- the console's ports ---- */
+
+struct virtio_ports {
+	bool console;
+	unsigned count;
+	struct virtio_port_config port[VIRTIO_PORTS_MAX];
+	struct options text[VIRTIO_PORTS_MAX]; /* holds their strings */
+};
+
+static struct virtio_ports *ports_of(struct board *b)
+{
+	if (!b->virtio_ports)
+		b->virtio_ports = calloc(1, sizeof(*b->virtio_ports));
+	return b->virtio_ports;
+}
+
+int board_virtconsole_attach(struct board *b, const struct options *options)
+{
+	struct virtio_ports *ports = ports_of(b);
+
+	if (!ports)
+		return -ENOMEM;
+	if (!b->config.serial || ports->console) {
+		msg_error("--device %s: %s", options->name,
+			  ports->console ? "there is one already" : "needs a terminal, which --serial none gives to nobody");
+		return -EINVAL;
+	}
+	ports->console = true;
+	return 0;
+}
+
+int board_virtserialport_attach(struct board *b, const struct options *options)
+{
+	struct virtio_ports *ports = ports_of(b);
+	struct virtio_port_config *port;
+	struct options *text;
+
+	if (!ports)
+		return -ENOMEM;
+	if (ports->count == VIRTIO_PORTS_MAX) {
+		msg_error("--device %s: at most %d ports", options->name, VIRTIO_PORTS_MAX);
+		return -EINVAL;
+	}
+	if (!options_text(options, "name") || !options_text(options, "path")) {
+		msg_error("--device %s: needs name=NAME and path=SOCKET", options->name);
+		return -EINVAL;
+	}
+	text = &ports->text[ports->count];
+	port = &ports->port[ports->count++];
+	options_copy(text, options);
+	port->name = options_text(text, "name");
+	port->path = options_text(text, "path");
+	return 0;
+}
+
+static int attach_console(struct board *b)
+{
+	const struct virtio_ports *ports = b->virtio_ports;
+
+	return plug(b, virtio_console_create(b->config.ram, ports->console ? b->config.serial : NULL, ports->port,
+					     ports->count));
+}
+
+void board_virtio_fini(struct board *b)
+{
+	free(b->virtio_ports);
 }
 
 static int attach_disk(struct board *b, const struct board_disk *disk)
@@ -147,9 +232,11 @@ static int attach_net(struct board *b, struct net *net)
 
 int board_virtio_attach_backends(struct board *b)
 {
-	int err = 0;
+	int err = b->virtio_ports ? attach_console(b) : 0;
 
 	for (unsigned i = 0; i < b->config.disk_count && !err; i++) {
+		if (b->config.disks[i].ahci)
+			continue;
 		err = attach_disk(b, &b->config.disks[i]);
 		if (err && err != -ENOSPC)
 			msg_error("--disk: cannot make the device: %s", strerror(-err));

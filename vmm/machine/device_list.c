@@ -254,6 +254,7 @@ const struct board_part board_parts[] = {
 	{ "acpi-pm", ON_ALL, true, false, no_keys, attach_acpi_pm, describe_motherboard },
 	{ "reset-port", ON_ALL, true, false, no_keys, attach_reset_port, NULL },
 	{ "pci-host", ON_PC, true, false, no_keys, board_pci_attach, board_pci_describe },
+	{ "ahci", ON_ALL, true, false, no_keys, board_ahci_attach, NULL },
 	{ "vga", ON_PC, true, false, no_keys, attach_vga, NULL },
 	{ "shutdown-port", ON_PC, true, false, no_keys, attach_shutdown_port, NULL },
 	{ "pvpanic", ON_ALL, true, true, no_keys, attach_pvpanic, describe_pvpanic },
@@ -261,6 +262,10 @@ const struct board_part board_parts[] = {
 	{ "isa-debug-exit", ON_ALL, false, true, isa_debug_exit_keys, attach_isa_debug_exit, NULL },
 	{ "virtio-rng-pci", ON_PC, false, true, board_virtio_keys, board_virtio_attach, NULL },
 	{ "virtio-rng-device", ON_MICROVM, false, true, board_virtio_keys, board_virtio_attach, NULL },
+	{ "virtio-balloon-pci", ON_PC, false, true, board_balloon_keys, board_virtio_attach, NULL },
+	{ "virtio-balloon-device", ON_MICROVM, false, true, board_balloon_keys, board_virtio_attach, NULL },
+	{ "virtconsole", ON_ALL, false, true, board_no_keys, board_virtconsole_attach, NULL },
+	{ "virtserialport", ON_ALL, false, true, board_port_keys, board_virtserialport_attach, NULL },
 	{ "pc-testdev", ON_ALL, false, true, no_keys, attach_pc_testdev, NULL },
 };
 const unsigned board_part_count = ARRAY_SIZE(board_parts);
@@ -269,7 +274,7 @@ const unsigned board_part_count = ARRAY_SIZE(board_parts);
 const char *const *board_device_names(void)
 {
 	static const char *const names[] = { "hpet",           "isa-debug-exit",    "pc-testdev", "pvpanic",
-					     "virtio-rng-pci", "virtio-rng-device", NULL };
+					     "virtconsole", "virtio-balloon-device", "virtio-balloon-pci", "virtio-rng-device", "virtio-rng-pci", "virtserialport", NULL };
 
 	return names;
 }

@@ -18,6 +18,7 @@ struct disk_options {
 	struct block_options block;
 	const char *serial;
 	unsigned queues;
+	bool ahci;
 };
 
 /* --- values --- */
@@ -119,12 +120,23 @@ static int set_queues(struct disk_options *o, const char *value)
 	return 0;
 }
 
+static int set_bus(struct disk_options *o, const char *value)
+{
+	static const char *const words[] = { "virtio", "ahci", NULL };
+	int i = find_word(words, value);
+
+	if (i < 0)
+		return bad_value(o->block.path, "bus", value, "virtio or ahci");
+	o->ahci = i == 1;
+	return 0;
+}
+
 static const struct {
 	const char *key;
 	int (*set)(struct disk_options *o, const char *value);
 } keys[] = {
 	{ "format", set_format }, { "cache", set_cache },   { "readonly", set_readonly }, { "discard", set_discard },
-	{ "serial", set_serial }, { "queues", set_queues }, { "aio", set_aio },
+	{ "serial", set_serial }, { "queues", set_queues }, { "aio", set_aio },           { "bus", set_bus },
 };
 
 /* --- a text --- */
@@ -216,6 +228,7 @@ static int open_one(struct disks *disks, const char *given)
 	}
 	if (!err) {
 		disk->queues = o.queues;
+		disk->ahci = o.ahci;
 		disk->serial = NULL;
 		if (o.serial)
 			disk->serial = strcpy(disks->serial[disks->count], o.serial);
