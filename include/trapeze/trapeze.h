@@ -51,6 +51,8 @@ TZ_PUBLIC int tz_open(const char *engine);
  * Set what is not the KVM API's, for VMs that this system handle creates from now on:
  *	"code_cache_size"	bytes of each vCPU's code cache, 1 MiB to 1 GiB; without effect on an engine that
  *				translates no code
+ *	"count_instructions"	1: the counter "instructions" of tz_vcpu_stats() is exact, which costs translated code time.
+ *				0 (the start value): an engine may count only some
  * 0, or -1 with errno: EBADF no system handle of ours, EINVAL unknown name or value out of range.
  */
 TZ_PUBLIC int tz_set_option(int system_fd, const char *name, uint64_t value);

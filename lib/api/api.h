@@ -16,6 +16,7 @@
 struct call {
 	const struct tz_engine_ops *engine; /* system handles */
 	uint64_t code_cache_size;           /* system handles: tz_set_option() */
+	bool count_insns;                   /* likewise */
 	struct vm *vm;                      /* VM and vCPU handles */
 	struct vcpu *vcpu;                  /* vCPU handles */
 	unsigned long arg;

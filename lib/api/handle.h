@@ -18,6 +18,7 @@ struct handle {
 	_Atomic unsigned refs;
 	const struct tz_engine_ops *engine; /* system */
 	_Atomic uint64_t code_cache_size;   /* system: of VMs to come */
+	_Atomic uint64_t count_insns;       /* likewise */
 	struct vm *vm;                      /* VM, vCPU: holds a reference */
 	struct vcpu *vcpu;                  /* lives as long as its VM */
 };

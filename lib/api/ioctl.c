@@ -64,9 +64,12 @@ static int serve_vcpu(const struct request *r, const struct call *c)
 static int serve(struct handle *h, uint32_t number, unsigned long arg)
 {
 	const struct request *r = find_request(h->kind, number);
-	struct call c = {
-		.engine = h->engine, .code_cache_size = h->code_cache_size, .vm = h->vm, .vcpu = h->vcpu, .arg = arg
-	};
+	struct call c = { .engine = h->engine,
+			  .code_cache_size = h->code_cache_size,
+			  .count_insns = h->count_insns,
+			  .vm = h->vm,
+			  .vcpu = h->vcpu,
+			  .arg = arg };
 	int err;
 
 	if (!r)
@@ -123,6 +126,7 @@ struct option_row {
 
 static const struct option_row options[] = {
 	{ "code_cache_size", ENGINE_CODE_CACHE_MIN, ENGINE_CODE_CACHE_MAX, offsetof(struct handle, code_cache_size) },
+	{ "count_instructions", 0, 1, offsetof(struct handle, count_insns) },
 };
 
 static int set_option(struct handle *h, const char *name, uint64_t value)

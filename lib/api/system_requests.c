@@ -32,6 +32,7 @@ static int create_vm(const struct call *c)
 		return err;
 	}
 	vm->code_cache_size = c->code_cache_size;
+	vm->count_insns = c->count_insns;
 	err = handle_install(fd, HANDLE_VM, NULL, vm, NULL);
 	if (err) {
 		close(fd);

@@ -119,6 +119,7 @@ int vcpu_create(struct vm *vm, unsigned id, struct vcpu **out, int *fd)
 	vcpu->cpu.ops = &vcpu_platform_ops;
 	vcpu->cpu.owner = vcpu;
 	vcpu->cpu.code_cache_size = vm->code_cache_size;
+	vcpu->cpu.count_insns = vm->count_insns;
 	vcpu->cpu.stat = vcpu->stat;
 	vcpu_tsc_init(&vcpu->tsc, &vm->clock, vm->tsc_khz);
 	/* Without a LAPIC of ours start-up of further vCPUs is the client's business. */

@@ -154,6 +154,7 @@ static int run_engine(struct vcpu *vcpu, bool once)
 	start = clock_host_cycles();
 	vcpu_pv_enter(vcpu, start);
 	why = engine->run(cpu, once);
+	cpu->undisturbed = true;
 	STAT_ADD(cpu, ENGINE_NS, clock_cycles_to_ns(clock_host_cycles() - start));
 	vcpu_pv_leave(vcpu, why == X86_EXIT_HLT);
 	vcpu_leave(vcpu);
@@ -236,6 +237,7 @@ static int run_blocked(struct vcpu *vcpu)
 	struct kvm_run *run = vcpu->run;
 	int r;
 
+	cpu->undisturbed = false;
 	run->exit_reason = KVM_EXIT_UNKNOWN;
 	run->flags = 0;
 	vcpu->in_error = false;

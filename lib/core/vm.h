@@ -24,6 +24,7 @@
 
 struct vm {
 	const struct tz_engine_ops *engine; /* constant */
+	bool count_insns;                   /* of vCPUs, constant after creation: for STAT_INSNS */
 	uint64_t code_cache_size;           /* of vCPUs, constant after creation; 0: as the engine likes */
 	_Atomic unsigned refs;
 	struct mem mem;

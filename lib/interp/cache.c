@@ -236,8 +236,8 @@ static const struct interp_block *block_slow(struct x86_cpu *cpu, struct interp 
 	/* Where the limit cuts, its #GP comes before any page fault. */
 	if (!e || (cpu->code_size != 8 && cpu->seg[X86_CS].limit - cpu->rip < INTERP_INSN_MAX))
 		return decode_single(cpu, in, linear);
-	key = interp_block_key(cpu, e->gpa | (linear & TZ_PAGE_MASK));
-	host = (const uint8_t *)(linear + e->addend);
+	key = interp_block_key(cpu, x86_tlb_info(cpu, e)->gpa | (linear & TZ_PAGE_MASK));
+	host = x86_tlb_host(e, linear);
 	if ((linear & TZ_PAGE_MASK) > TZ_PAGE_SIZE - INTERP_INSN_MAX) {
 		found = find_straddling(cpu, c, key, linear, host);
 		if (found)
@@ -245,7 +245,7 @@ static const struct interp_block *block_slow(struct x86_cpu *cpu, struct interp 
 	}
 	b = *interp_block_slot(c, key);
 	if (!b || b->key != key || b->epoch != c->epoch || e->tag_write == (linear & ~TZ_PAGE_MASK))
-		watch_page(cpu, c, linear, e->gpa);
+		watch_page(cpu, c, linear, x86_tlb_info(cpu, e)->gpa);
 	if (b && b->key == key) {
 		b->epoch = c->epoch;
 		if (!interp_block_in_limit(cpu, b))
@@ -266,7 +266,7 @@ const struct interp_block *interp_block_find(struct x86_cpu *cpu, struct interp 
 	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, cpu->mmu_index, linear);
 
 	if (likely(interp_page_ready(e, linear))) {
-		uint64_t key = interp_block_key(cpu, e->gpa | (linear & TZ_PAGE_MASK));
+		uint64_t key = interp_block_key(cpu, x86_tlb_info(cpu, e)->gpa | (linear & TZ_PAGE_MASK));
 		const struct interp_block *b = *interp_block_slot(in->cache, key);
 
 		if (likely(b && interp_block_valid(cpu, in->cache, b, e, linear)))

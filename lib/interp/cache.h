@@ -101,9 +101,9 @@ static inline bool interp_block_in_limit(const struct x86_cpu *cpu, const struct
 static inline bool interp_block_valid(struct x86_cpu *cpu, const struct interp_cache *c, const struct interp_block *b,
 				      const struct x86_tlb_entry *e, uint64_t linear)
 {
-	return likely(b->key == interp_block_key(cpu, e->gpa | (linear & TZ_PAGE_MASK)) && b->epoch == c->epoch &&
-		      interp_block_in_limit(cpu, b) &&
-		      interp_bytes_same((const uint8_t *)(linear + e->addend), b->source, b->bytes));
+	return likely(b->key == interp_block_key(cpu, x86_tlb_info(cpu, e)->gpa | (linear & TZ_PAGE_MASK)) &&
+		      b->epoch == c->epoch && interp_block_in_limit(cpu, b) &&
+		      interp_bytes_same(x86_tlb_host(e, linear), b->source, b->bytes));
 }
 
 /* A page that can be written where it executes must be watched: the slow path sees to it. */

@@ -257,17 +257,15 @@ static void decode_rex_xchg(const ZydisDecoder *d, const uint8_t *bytes, ZydisDe
 	ZydisDecoderDecodeFull(d, copy, len, zi, zo);
 }
 
-bool interp_decode(struct x86_cpu *cpu, enum interp_mode mode, const uint8_t *bytes, unsigned avail,
-		   struct interp_insn *out)
+bool interp_decode_full(struct x86_cpu *cpu, enum interp_mode mode, const uint8_t *bytes, unsigned avail,
+			struct interp_insn *out, ZydisDecodedInstruction *zi, ZydisDecodedOperand *zo)
 {
 	const ZydisDecoder *d = &interp_of(cpu)->decoder[mode];
-	ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
-	ZydisDecodedInstruction zi;
 	ZyanStatus status;
 
 	x86_fpu_put(cpu);
 	*out = (struct interp_insn){ .base = INTERP_NO_REG, .index = INTERP_NO_REG, .seg = X86_DS };
-	status = ZydisDecoderDecodeFull(d, bytes, avail, &zi, zo);
+	status = ZydisDecoderDecodeFull(d, bytes, avail, zi, zo);
 	if (status == ZYDIS_STATUS_NO_MORE_DATA && avail < INTERP_INSN_MAX)
 		return false;
 	if (!ZYAN_SUCCESS(status)) {
@@ -277,19 +275,28 @@ bool interp_decode(struct x86_cpu *cpu, enum interp_mode mode, const uint8_t *by
 			    avail < INTERP_INSN_MAX ? avail : INTERP_INSN_MAX);
 		return true;
 	}
-	decode_rex_xchg(d, bytes, &zi, zo);
-	out->len = zi.length;
-	out->opsize = zi.operand_width / 8;
-	out->addrsize = zi.address_width / 8;
-	out->mnemonic = (uint16_t)zi.mnemonic;
-	out->flags = prefix_flags(&zi);
-	tz_copy(out->raw, bytes, zi.length);
-	operands_visible(out, &zi, zo);
+	decode_rex_xchg(d, bytes, zi, zo);
+	out->len = zi->length;
+	out->opsize = zi->operand_width / 8;
+	out->addrsize = zi->address_width / 8;
+	out->mnemonic = (uint16_t)zi->mnemonic;
+	out->flags = prefix_flags(zi);
+	tz_copy(out->raw, bytes, zi->length);
+	operands_visible(out, zi, zo);
 	if (!has_memory(out))
-		operand_hidden(out, &zi, zo);
+		operand_hidden(out, zi, zo);
 	out->flat = mode == INTERP_MODE_64 && out->addrsize == 8 && out->seg < X86_FS;
-	out->ends_block = ends_block(&zi);
-	if (!interp_bind_find(zi.mnemonic)(cpu, out, &zi, zo))
-		insn_unbound(out, &zi);
+	out->ends_block = ends_block(zi);
+	if (!interp_bind_find(zi->mnemonic)(cpu, out, zi, zo))
+		insn_unbound(out, zi);
 	return true;
+}
+
+bool interp_decode(struct x86_cpu *cpu, enum interp_mode mode, const uint8_t *bytes, unsigned avail,
+		   struct interp_insn *out)
+{
+	ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction zi;
+
+	return interp_decode_full(cpu, mode, bytes, avail, out, &zi, zo);
 }

@@ -198,6 +198,9 @@ void interp_decoders_init(struct x86_cpu *cpu, struct interp *in);
  */
 bool interp_decode(struct x86_cpu *cpu, enum interp_mode mode, const uint8_t *bytes, unsigned avail,
 		   struct interp_insn *out);
+/* The same; what Zydis said is left in *zi and zo[ZYDIS_MAX_OPERAND_COUNT], unless the bytes are no instruction. */
+bool interp_decode_full(struct x86_cpu *cpu, enum interp_mode mode, const uint8_t *bytes, unsigned avail,
+			struct interp_insn *out, ZydisDecodedInstruction *zi, ZydisDecodedOperand *zo);
 #define INTERP_INSN_MAX 15
 
 static inline struct interp *interp_of(struct x86_cpu *cpu)

@@ -92,7 +92,7 @@ interp_inline uint64_t interp_rmw_read(struct x86_cpu *cpu, uint64_t linear, uns
 	m->linear = linear;
 	m->host = NULL;
 	if (likely(e->tag_write == (linear & ~TZ_PAGE_MASK) && (linear & TZ_PAGE_MASK) <= TZ_PAGE_SIZE - size)) {
-		m->host = (void *)(linear + e->addend);
+		m->host = x86_tlb_host(e, linear);
 		return interp_load_host(m->host, size);
 	}
 	return x86_read_for_write(cpu, linear, size, cpu->mmu_index);

@@ -220,7 +220,7 @@ static inline void *vector_read_ptr(struct x86_cpu *cpu, uint64_t a, unsigned si
 	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, cpu->mmu_index, a);
 
 	if (likely(e->tag_read == (a & ~TZ_PAGE_MASK) && (a & TZ_PAGE_MASK) + size <= TZ_PAGE_SIZE))
-		return (void *)(a + e->addend);
+		return x86_tlb_host(e, a);
 	return x86_host_read_ptr(cpu, a, size, cpu->mmu_index);
 }
 
@@ -229,7 +229,7 @@ static inline void *vector_write_ptr(struct x86_cpu *cpu, uint64_t a, unsigned s
 	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, cpu->mmu_index, a);
 
 	if (likely(e->tag_write == (a & ~TZ_PAGE_MASK) && (a & TZ_PAGE_MASK) + size <= TZ_PAGE_SIZE))
-		return (void *)(a + e->addend);
+		return x86_tlb_host(e, a);
 	return x86_host_write_ptr(cpu, a, size, cpu->mmu_index);
 }
 

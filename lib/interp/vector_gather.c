@@ -100,7 +100,7 @@ static uint8_t *gather_fast(const struct gather *g, uint64_t offset, bool write)
 	if ((write ? e->tag_write : e->tag_read) != (a & ~TZ_PAGE_MASK) ||
 	    (a & TZ_PAGE_MASK) + g->info->elem > TZ_PAGE_SIZE)
 		return NULL;
-	return (uint8_t *)(a + e->addend);
+	return x86_tlb_host(e, a);
 }
 
 static uint64_t element_get(const uint8_t *p, unsigned size)

@@ -7,7 +7,7 @@
 
 enum insn_kind {
 	KIND_INTERP,  /* calls its interp_insn */
-	KIND_GENERIC, /* the same instruction with other registers and [r11] as its memory operand */
+	KIND_GENERIC, /* the same instruction with other registers and another memory operand */
 	KIND_VECTOR,  /* likewise, on the live vector registers */
 	KIND_NOP,
 	KIND_LEA,
@@ -21,26 +21,52 @@ enum insn_kind {
 	KIND_RET,
 };
 
-#define INSN_OPERANDS 5
+/* The memory an instruction touches, as struct interp_insn names it; RIP-relative: disp is relative to the page. */
+struct access {
+	uint16_t size; /* 0: none that is emitted */
+	bool write, wide, stack, masked;
+	uint8_t base, index, shift, seg, align;
+	int64_t disp;
+};
 
 struct insn {
 	enum insn_kind kind;
+	bool inverted;   /* a conditional jump that leaves where the guest's goes on, and goes on where that jumps */
 	uint16_t offset; /* in the page */
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
-	struct interp_insn *ii;
+	struct interp_insn ii;
+	struct access mem;
 	/* Of the arithmetic flags: read; surely overwritten; perhaps written; needed by what follows. */
 	uint32_t reads, kills, writes, live_after;
+	uint16_t clobbers; /* general registers it writes, but for one that it adds a constant to: */
+	uint8_t step_reg;  /* or INTERP_NO_REG */
+	int32_t step;
 };
 
-/* An instruction left in the middle for interp. */
-struct detour {
-	const struct insn *i;
-	uint8_t *from[6]; /* rel32s to bind */
+/* What is emitted behind the block, reached by a jump from it. */
+struct cold {
+	struct translate_record *record;
+	uint8_t *from[4]; /* rel32s to bind */
 	unsigned count;
-	uint8_t *resume; /* NULL: it never comes back */
-	unsigned later;
-	bool reload_flags, reload_vector;
+	bool save_flags; /* an exit: the flags are in the host's registers only */
+	struct translate_exit
+		*plain; /* a window: the way out where the page is right and the range goes on in the next */
+	int64_t far;    /* ACTION_GOTO */
+};
+
+/* Where a checked memory operand is for the host: [base + index + disp] */
+struct host_mem {
+	unsigned base, index;
+	int32_t disp;
+};
+
+/* A check that later operands may rely on. */
+struct window {
+	bool open, write;
+	struct access at; /* registers of the operand that opened it */
+	int64_t lo, hi;   /* bytes checked, relative to those registers then */
+	int64_t delta;    /* what has been added to them since */
 };
 
 struct builder {
@@ -51,50 +77,62 @@ struct builder {
 	uint64_t page; /* GPA */
 	const uint8_t *host;
 	unsigned count;
-	unsigned later; /* instructions that are emitted once more behind this round of the block */
-	unsigned detours;
+	unsigned since;             /* instructions not counted yet */
+	uint64_t cross, cross_host; /* GPA and HVA of the page that the only instruction goes on in, 0: none */
+	unsigned colds;
 	/* Where the arithmetic flags are now; neither if nobody needs them. */
 	bool flags_host, flags_frame;
 	bool vector_live; /* the FPU's state is surely in the registers */
 	bool bad;         /* the instruction can not be emitted after all */
+	/* Of the instruction being emitted: they go on behind it. */
+	struct translate_record *resume[4];
+	unsigned resumes;
+	struct window stack, base;
 	struct insn insn[TRANSLATE_BLOCK_INSNS];
-	struct detour detour[TRANSLATE_BLOCK_INSNS];
+	struct cold cold[4 * TRANSLATE_BLOCK_INSNS];
 };
 
 /* ---- block.c ---- */
-void block_emit_count(struct builder *b, unsigned insns);
-
-/* ---- loop.c ---- */
-bool loop_emit(struct builder *b); /* false: the block is no loop */
+struct translate_record *block_record(struct builder *b, const struct insn *i, enum translate_action action);
+struct translate_check *block_check(struct builder *b, const struct insn *i, enum translate_action action);
+struct cold *block_cold(struct builder *b, struct translate_record *r);
+void block_cold_from(struct builder *b, struct cold *c, unsigned cc);
+void block_emit_call(struct builder *b, const uint8_t *stub, const struct translate_record *r);
+void block_emit_count(struct builder *b); /* what has not been counted; changes no flag, loses r14 */
 
 /* ---- classify.c ---- */
 void insn_classify(struct insn *i, unsigned mode);
-/* Flags that code at `offset` of the page needs; what was looked at becomes the block's range `n`. */
-uint32_t insn_flags_needed(struct builder *b, unsigned offset, unsigned n);
 void translate_host_init(void);
+/* The memory operand it names, if any (size 0: none). False: not one that can be emitted. */
+bool insn_operand_access(const struct insn *i, struct access *a);
+
+/* ---- window.c ---- */
+/* Check the instruction's memory operand (or find it checked) and say where it is. Loses r14, the flags, perhaps r11.
+ */
+bool window_access(struct builder *b, struct insn *i, const struct access *a, struct host_mem *m);
+void window_after(struct builder *b, const struct insn *i); /* behind each instruction */
+void window_scratch(struct builder *b);                     /* r11 is used for something else */
+/* lea to, [...] of the effective address. May lose r11 and r14, no flags. */
+/* r11, r14: leave unless `c`'s instruction goes on in the page it did when it was translated. Loses the flags. */
+void window_check_cross(struct builder *b, struct cold *c);
+bool window_effective(struct builder *b, const struct access *a, unsigned to, bool wide);
+
+/* ---- recode.c ---- */
+void recode_emit(struct builder *b, struct insn *i, const struct host_mem *m); /* m NULL: no memory operand */
 
 /* ---- insn.c ---- */
 void insn_emit(struct builder *b, struct insn *i);
+void insn_flags_keep(struct builder *b, uint32_t live); /* before something loses the host's */
+void insn_flags_want(struct builder *b);
+uint32_t insn_live_before(const struct insn *i);
+void insn_emit_interp(struct builder *b, struct insn *i);
 
 /* ---- flow.c ---- */
-void flow_emit(struct builder *b, struct insn *i);      /* KIND_JCC, _JMP, _CALL, _RET: ends the block */
+void flow_emit(struct builder *b, struct insn *i);      /* KIND_JCC, _JMP, _CALL, _RET */
 void flow_emit_end(struct builder *b, unsigned offset); /* the block goes on behind its last instruction */
-uint32_t flow_live_out(struct builder *b, struct insn *last);
+void flow_emit_exit(struct builder *b, struct cold *c); /* the cold part of an exit */
+void flow_emit_plain(struct builder *b, struct cold *c,
+		     unsigned reg);        /* of a window's, whose offset in the page is in reg */
 int64_t flow_target(const struct insn *i); /* of a direct branch: offset in the page */
-/* For loop.c: test for attention (then NE); leave for an offset of the page; go on behind the last instruction. */
-void flow_emit_poll(struct builder *b);
-void flow_emit_leave(struct builder *b, unsigned n, unsigned target);
-void flow_emit_fall(struct builder *b, const struct insn *last);
-
-/* ---- insn.c, for flow.c ---- */
-void insn_flags_keep(struct builder *b, uint32_t live); /* before something loses the host's */
-void insn_flags_want(struct builder *b, unsigned scratch);
-bool insn_emit_address(struct builder *b, struct insn *i); /* of the memory operand, into r11 */
-/* r11: linear address -> host address. Loses r14 and the flags. */
-void insn_emit_check(struct builder *b, struct detour *d, unsigned size, bool write);
-struct detour *insn_detour(struct builder *b, const struct insn *i);
-void insn_detour_from(struct builder *b, struct detour *d, unsigned cc);
-void insn_emit_interp(struct builder *b, struct insn *i);
-void insn_emit_vector_ready(struct builder *b); /* loses the flags */
 
 #endif

@@ -44,10 +44,11 @@ int translate_cache_create(struct translate *t)
 {
 	int err;
 
-	t->code_size = t->cpu->code_cache_size ? (uint32_t)t->cpu->code_cache_size & ~(uint32_t)TZ_PAGE_MASK
-					       : TRANSLATE_CODE_SIZE;
-	/* Blocks are somewhat smaller than their code. */
-	t->arena_size = t->code_size / 4 * 3;
+	uint32_t size = t->cpu->code_cache_size ? (uint32_t)t->cpu->code_cache_size : TRANSLATE_CODE_SIZE;
+
+	/* What is known about blocks takes more room than their code. */
+	t->code_size = size / 5 * 2 & ~(uint32_t)TZ_PAGE_MASK;
+	t->arena_size = size - t->code_size;
 	t->rw = t->rx = MAP_FAILED;
 	t->arena =
 		mmap(NULL, t->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -56,9 +57,14 @@ int translate_cache_create(struct translate *t)
 		return err;
 	translate_stubs_create(t);
 	t->fixed = t->used;
+	t->cold = t->cold_start = t->code_size / 5 * 3 & ~(uint32_t)TZ_PAGE_MASK;
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
 		for (unsigned n = 0; n < ARRAY_SIZE(t->frame->jump[mmu]); n++)
 			t->frame->jump[mmu][n].rip = 1;
+	t->victim_count = TRANSLATE_VICTIMS;
+	translate_victim_clear(t);
+	t->frame->stack_page = TRANSLATE_NO_PAGE;
+	t->frame->window = (uint64_t)(uintptr_t)t->frame->nowhere - TRANSLATE_NO_PAGE;
 	return 0;
 }
 
@@ -77,8 +83,11 @@ void translate_wipe(struct translate *t)
 	tz_clear(t->hash, sizeof(t->hash));
 	tz_clear(t->page, sizeof(t->page));
 	tz_clear(t->owned, sizeof(t->owned));
+	for (unsigned n = 0; n < ARRAY_SIZE(t->decoded); n++)
+		t->decoded[n].record = NULL;
 	translate_jump_clear(t);
 	t->used = t->fixed;
+	t->cold = t->cold_start;
 	t->arena_used = 0;
 	t->wipes++;
 	STAT_INC(t->cpu, TRANSLATE_WIPES);
@@ -86,52 +95,17 @@ void translate_wipe(struct translate *t)
 
 bool translate_room(const struct translate *t)
 {
-	return t->used + TRANSLATE_BLOCK_CODE <= t->code_size && t->arena_used + TRANSLATE_BLOCK_CODE <= t->arena_size;
+	return t->used + TRANSLATE_BLOCK_CODE <= t->cold_start && t->cold + TRANSLATE_BLOCK_CODE <= t->code_size &&
+	       t->arena_used + TRANSLATE_BLOCK_CODE <= t->arena_size;
 }
 
 void *translate_alloc(struct translate *t, size_t size)
 {
 	void *p = t->arena + t->arena_used;
 
-	t->arena_used += (size + 15) & ~(size_t)15;
+	t->arena_used += (size + 7) & ~(size_t)7;
 	tz_clear(p, size);
 	return p;
-}
-
-/* ---- jump caches ---- */
-
-/* As translated code computes it: emit_jump_cache(). */
-static unsigned jump_hash(uint64_t rip)
-{
-	return (((uint32_t)rip * 0x9e3779b1u) >> 16 & 0xfff0) >> 4;
-}
-
-void translate_jump_clear(struct translate *t)
-{
-	if (t->jump_count < TRANSLATE_JUMP_USED) {
-		for (unsigned n = 0; n < t->jump_count; n++)
-			(&t->frame->jump[0][0])[t->jump_used[n]].rip = 1;
-	} else {
-		for (unsigned n = 0; n < X86_MMU_COUNT << TRANSLATE_JUMP_BITS; n++)
-			(&t->frame->jump[0][0])[n].rip = 1;
-	}
-	t->jump_count = 0;
-}
-
-void translate_jump_insert(struct translate *t, unsigned mmu, uint64_t rip, const void *code)
-{
-	unsigned n = mmu << TRANSLATE_JUMP_BITS | jump_hash(rip);
-	struct translate_jump *j = &t->frame->jump[0][0] + n;
-
-	if (j->rip == 1 && t->jump_count < TRANSLATE_JUMP_USED)
-		t->jump_used[t->jump_count++] = (uint16_t)n;
-	j->rip = rip;
-	j->code = code;
-}
-
-bool translate_jump_known(const struct translate *t, unsigned mmu, uint64_t rip)
-{
-	return t->frame->jump[mmu][jump_hash(rip)].rip == rip;
 }
 
 /* ---- blocks ---- */
@@ -146,7 +120,7 @@ static struct translate_page **page_slot(struct translate *t, uint64_t gpa)
 	return &t->page[(gpa >> TZ_PAGE_SHIFT) & ((1u << TRANSLATE_PAGE_BITS) - 1)];
 }
 
-static struct translate_page *page_find(struct translate *t, uint64_t gpa)
+struct translate_page *translate_page_find(struct translate *t, uint64_t gpa)
 {
 	struct translate_page *p = *page_slot(t, gpa);
 
@@ -169,55 +143,89 @@ struct translate_block *translate_find(struct translate *t, uint64_t key)
 	return b;
 }
 
-void translate_insert(struct translate *t, struct translate_block *b)
+static void page_insert(struct translate *t, struct translate_block *b, uint64_t gpa)
 {
-	uint64_t gpa = block_page(b);
-	struct translate_page *p = page_find(t, gpa);
-	struct translate_block **slot = hash_slot(t, b->key);
+	struct translate_page *p = translate_page_find(t, gpa);
 
 	if (!p) {
 		p = translate_alloc(t, sizeof(*p));
 		p->gpa = gpa;
 		p->epoch = t->epoch;
+		p->flushes = t->cpu->tlb->flushes;
 		p->next = *page_slot(t, gpa);
 		*page_slot(t, gpa) = p;
 	}
 	b->page = p;
 	b->page_next = p->blocks;
 	p->blocks = b;
+	t->owned[x86_tlb_code_hash(GPA(gpa))]++;
+}
+
+void translate_insert(struct translate *t, struct translate_block *b)
+{
+	struct translate_block **slot = hash_slot(t, b->key);
+
+	page_insert(t, b, block_page(b));
 	b->hash_next = *slot;
 	*slot = b;
-	t->owned[x86_tlb_code_hash(GPA(gpa))]++;
+}
+
+void translate_insert_ghost(struct translate *t, struct translate_block *b, uint64_t gpa)
+{
+	page_insert(t, b, gpa);
+}
+
+/* Displacements are changed while nothing runs them: this thread does, and it is here. */
+static void point(struct translate *t, uint32_t rel32, uint32_t target)
+{
+	guest_store32(t->rw + rel32, target - (rel32 + 4));
 }
 
 void translate_link(struct translate *t, struct translate_exit *x, struct translate_block *to)
 {
-	if (x->linked || x->from->dead || to->dead)
+	uint32_t code = (uint32_t)((const uint8_t *)to->code - t->rx);
+
+	if (x->linked || ((const struct translate_block *)translate_at(t, x->record.block))->dead || to->dead)
 		return;
-	/* One aligned or not: only this thread executes it, and it is not there now. */
-	guest_store32(x->patch, (uint32_t)((const uint8_t *)to->code - (t->rx + (x->patch + 4 - t->rw))));
+	point(t, x->last, code);
+	/* Flags that nobody needs there are not saved; a poll cannot be left out. */
+	if (!to->needs_flags || !x->saved)
+		point(t, x->jump, x->backward ? x->stub + x->saved : code);
 	x->linked = true;
 	STAT_INC(t->cpu, TRANSLATE_LINKS);
 	x->next_in = to->incoming;
-	to->incoming = x;
+	to->incoming = translate_offset(t, x);
 }
 
 /* The block is in no table any more; jumps to it lead to the dispatcher again. */
 static void block_kill(struct translate *t, struct translate_block *b)
 {
-	struct translate_block **slot = hash_slot(t, b->key);
+	struct translate_block **slot = hash_slot(t, b->key), *partner = b->partner;
 
-	while (*slot != b)
-		slot = &(*slot)->hash_next;
-	*slot = b->hash_next;
-	for (struct translate_exit *x = b->incoming; x; x = x->next_in) {
-		guest_store32(x->patch, (uint32_t)x->unlinked);
-		x->linked = false;
+	if (b->code) {
+		while (*slot != b)
+			slot = &(*slot)->hash_next;
+		*slot = b->hash_next;
 	}
-	b->incoming = NULL;
+	for (uint32_t n = b->incoming; n;) {
+		struct translate_exit *x = translate_at(t, n);
+
+		point(t, x->last, x->stub + x->leave);
+		point(t, x->jump, x->stub);
+		x->linked = false;
+		n = x->next_in;
+	}
+	b->incoming = 0;
 	b->dead = true;
-	t->owned[x86_tlb_code_hash(GPA(block_page(b)))]--;
+	t->owned[x86_tlb_code_hash(GPA(b->page->gpa))]--;
 	STAT_INC(t->cpu, BLOCKS_INVALIDATED);
+	/* In another page's list, which nobody is going through. */
+	if (partner && !partner->dead) {
+		for (slot = &partner->page->blocks; *slot != partner;)
+			slot = &(*slot)->page_next;
+		*slot = partner->page_next;
+		block_kill(t, partner);
+	}
 }
 
 static bool overlaps(const struct translate_block *b, unsigned offset, unsigned len)
@@ -235,8 +243,12 @@ static bool same_bytes(const struct translate_block *b, const uint8_t *host)
 {
 	for (unsigned n = 0; n < ARRAY_SIZE(b->range); n++) {
 		const struct translate_range *r = &b->range[n];
+		unsigned k = 0;
 
-		for (unsigned k = 0; k < r->len; k++)
+		for (; k + 8 <= r->len; k += 8)
+			if (guest_load64(host + r->offset + k) != guest_load64(r->source + k))
+				return false;
+		for (; k < r->len; k++)
 			if (guest_load8(host + r->offset + k) != r->source[k])
 				return false;
 	}
@@ -245,7 +257,7 @@ static bool same_bytes(const struct translate_block *b, const uint8_t *host)
 
 bool translate_drop(struct translate *t, uint64_t gpa, unsigned len)
 {
-	struct translate_page *p = page_find(t, gpa & ~TZ_PAGE_MASK);
+	struct translate_page *p = translate_page_find(t, gpa & ~TZ_PAGE_MASK);
 	bool any = false;
 
 	if (!p)
@@ -264,14 +276,12 @@ bool translate_drop(struct translate *t, uint64_t gpa, unsigned len)
 	return any;
 }
 
-void translate_page_check(struct translate *t, uint64_t gpa, const uint8_t *host)
+void translate_page_check(struct translate *t, struct translate_page *p, const uint8_t *host)
 {
-	struct translate_page *p = page_find(t, gpa);
 	bool any = false;
 
-	if (!p)
-		return;
 	p->epoch = t->epoch;
+	p->flushes = t->cpu->tlb->flushes;
 	for (struct translate_block **b = &p->blocks; *b;) {
 		if (!same_bytes(*b, host)) {
 			block_kill(t, *b);

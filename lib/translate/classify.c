@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What can be emitted, and what each instruction does to the arithmetic flags. */
+/* What can be emitted, and what each instruction does to flags, registers and memory. */
 #include <cpuid.h>
 
 #include "interp/vector.h"
@@ -21,8 +21,8 @@ void translate_host_init(void)
 
 static bool has_memory(const struct insn *i)
 {
-	for (unsigned n = 0; n < ARRAY_SIZE(i->ii->kind); n++)
-		if (i->ii->kind[n] == INTERP_OP_MEM)
+	for (unsigned n = 0; n < ARRAY_SIZE(i->ii.kind); n++)
+		if (i->ii.kind[n] == INTERP_OP_MEM)
 			return true;
 	return false;
 }
@@ -31,10 +31,9 @@ static bool has_memory(const struct insn *i)
 static bool plain_operands(const struct insn *i)
 {
 	for (unsigned n = 0; n < i->zi.operand_count_visible; n++) {
-		if (n >= ARRAY_SIZE(i->ii->kind) || i->ii->kind[n] == INTERP_OP_SEG ||
-		    i->ii->kind[n] == INTERP_OP_OTHER)
+		if (n >= ARRAY_SIZE(i->ii.kind) || i->ii.kind[n] == INTERP_OP_SEG || i->ii.kind[n] == INTERP_OP_OTHER)
 			return false;
-		if (i->ii->kind[n] == INTERP_OP_MEM && !(i->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM))
+		if (i->ii.kind[n] == INTERP_OP_MEM && !(i->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM))
 			return false;
 	}
 	return true;
@@ -64,7 +63,7 @@ static bool count_may_be_zero(const struct insn *i)
 	if (!is_shift(i->zi.mnemonic))
 		return false;
 	return i->zo[last].type != ZYDIS_OPERAND_TYPE_IMMEDIATE ||
-	       !(i->zo[last].imm.value.u & (i->ii->opsize == 8 ? 63 : 31));
+	       !(i->zo[last].imm.value.u & (i->ii.opsize == 8 ? 63 : 31));
 }
 
 static enum insn_kind kind_extra(const struct insn *i)
@@ -96,7 +95,7 @@ static enum insn_kind kind_extra(const struct insn *i)
 
 static enum insn_kind kind_stack(const struct insn *i)
 {
-	const struct interp_insn *ii = i->ii;
+	const struct interp_insn *ii = &i->ii;
 
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
@@ -110,14 +109,14 @@ static enum insn_kind kind_stack(const struct insn *i)
 
 static enum insn_kind kind_branch(const struct insn *i)
 {
-	const struct interp_insn *ii = i->ii;
+	const struct interp_insn *ii = &i->ii;
 
 	if (i->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || ii->opsize != 8)
 		return KIND_INTERP;
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_JMP: return KIND_JMP;
 	case ZYDIS_MNEMONIC_CALL: return KIND_CALL;
-	case ZYDIS_MNEMONIC_RET: return ii->imm < 0x10000 ? KIND_RET : KIND_INTERP;
+	case ZYDIS_MNEMONIC_RET: return ii->imm < 0x4000 ? KIND_RET : KIND_INTERP;
 	default: break;
 	}
 	if (i->zi.meta.category == ZYDIS_CATEGORY_COND_BR)
@@ -143,6 +142,11 @@ static enum insn_kind kind_branch(const struct insn *i)
 	return KIND_INTERP;
 }
 
+static bool is_masked(const struct insn *i)
+{
+	return i->ii.exec == vector_exec_masked_load || i->ii.exec == vector_exec_masked_store;
+}
+
 /* interp runs it as an ordinary vector instruction, and its checks surely pass in this mode. */
 static enum insn_kind kind_vector(const struct insn *i, unsigned mode)
 {
@@ -152,25 +156,25 @@ static enum insn_kind kind_vector(const struct insn *i, unsigned mode)
 #else
 	const unsigned live = TRANSLATE_MODE_SSE | TRANSLATE_MODE_AVX | TRANSLATE_MODE_AVX512;
 #endif
-	unsigned need = i->ii->extra == VECTOR_SSE    ? TRANSLATE_MODE_SSE
-			: i->ii->extra == VECTOR_VEX  ? TRANSLATE_MODE_AVX
-			: i->ii->extra == VECTOR_EVEX ? TRANSLATE_MODE_AVX512
-						      : 0;
+	unsigned need = i->ii.extra == VECTOR_SSE    ? TRANSLATE_MODE_SSE
+			: i->ii.extra == VECTOR_VEX  ? TRANSLATE_MODE_AVX
+			: i->ii.extra == VECTOR_EVEX ? TRANSLATE_MODE_AVX512
+						     : 0;
 
-	if (!(mode & need & live) ||
-	    (i->ii->exec != vector_exec_reg && i->ii->exec != vector_exec_load && i->ii->exec != vector_exec_store))
+	if (!(mode & need & live) || (i->ii.exec != vector_exec_reg && i->ii.exec != vector_exec_load &&
+				      i->ii.exec != vector_exec_store && !is_masked(i)))
 		return KIND_INTERP;
 	for (unsigned n = 0; n < i->zi.operand_count; n++)
 		if (n >= i->zi.operand_count_visible && i->zo[n].type == ZYDIS_OPERAND_TYPE_MEMORY)
 			return KIND_INTERP;
-	if (i->zi.operand_count_visible > ARRAY_SIZE(i->ii->kind) && has_memory(i))
+	if (i->zi.operand_count_visible > ARRAY_SIZE(i->ii.kind) && has_memory(i))
 		return KIND_INTERP;
 	return i->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM || !has_memory(i) ? KIND_VECTOR : KIND_INTERP;
 }
 
 static enum insn_kind kind_of(const struct insn *i, unsigned mode)
 {
-	const struct interp_insn *ii = i->ii;
+	const struct interp_insn *ii = &i->ii;
 	enum insn_kind kind;
 
 	switch (i->zi.mnemonic) {
@@ -250,14 +254,141 @@ static enum insn_kind kind_of(const struct insn *i, unsigned mode)
 	return kind == KIND_INTERP ? kind_vector(i, mode) : kind;
 }
 
-void insn_classify(struct insn *i, unsigned mode)
+/* ---- memory and registers ---- */
+
+static void stack_access(struct access *a, int disp, bool write)
+{
+	*a = (struct access){ .size = 8,
+			      .write = write,
+			      .wide = true,
+			      .stack = true,
+			      .base = X86_RSP,
+			      .index = INTERP_NO_REG,
+			      .seg = X86_SS,
+			      .align = 1,
+			      .disp = disp };
+}
+
+bool insn_operand_access(const struct insn *i, struct access *a)
+{
+	const struct interp_insn *ii = &i->ii;
+	unsigned n;
+
+	a->size = 0;
+	for (n = 0; n < ARRAY_SIZE(ii->kind); n++)
+		if (ii->kind[n] == INTERP_OP_MEM)
+			break;
+	if (n == ARRAY_SIZE(ii->kind))
+		return true;
+	*a = (struct access){ .size = ii->size[n],
+			      .write = (i->zo[n].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0,
+			      .wide = ii->addrsize == 8,
+			      .masked = i->kind == KIND_VECTOR && is_masked(i),
+			      .base = ii->base,
+			      .index = ii->index,
+			      .shift = ii->shift,
+			      .seg = ii->seg,
+			      .align = i->kind == KIND_VECTOR ? vector_info(ii)->align : 1,
+			      .disp = ii->disp };
+	if (a->index == INTERP_NO_REG)
+		a->shift = 0;
+	if (a->base == INTERP_RIP_REG)
+		a->disp += i->offset + ii->len;
+	a->stack = a->base == X86_RSP && a->index == INTERP_NO_REG && a->wide && a->seg < X86_FS;
+	if (!a->align)
+		a->align = 1;
+	return a->size != 0;
+}
+
+static bool find_access(struct insn *i)
+{
+	i->mem.size = 0;
+	switch (i->kind) {
+	case KIND_PUSH:
+	case KIND_CALL: stack_access(&i->mem, -8, true); return true;
+	case KIND_POP:
+	case KIND_RET: stack_access(&i->mem, 0, false); return true;
+	case KIND_LEAVE:
+		stack_access(&i->mem, 0, false);
+		i->mem.stack = false;
+		i->mem.base = X86_RBP;
+		return true;
+	case KIND_GENERIC:
+	case KIND_VECTOR:
+	case KIND_DIV:
+	case KIND_JMP: return insn_operand_access(i, &i->mem);
+	default: return true;
+	}
+}
+
+/* ADD, SUB, INC, DEC, LEA that move a register by a constant, and what moves RSP. */
+static bool find_step(struct insn *i)
+{
+	const struct interp_insn *ii = &i->ii;
+	bool reg = ii->kind[0] == INTERP_OP_REG && ii->opsize == 8;
+	int64_t step;
+
+	switch (i->kind == KIND_GENERIC || i->kind == KIND_LEA || i->kind == KIND_PUSH || i->kind == KIND_POP
+			? i->zi.mnemonic
+			: ZYDIS_MNEMONIC_INVALID) {
+	case ZYDIS_MNEMONIC_PUSH:
+		i->step_reg = X86_RSP;
+		i->step = -8;
+		return true;
+	case ZYDIS_MNEMONIC_POP:
+		i->step_reg = X86_RSP;
+		i->step = 8;
+		return ii->reg[0] != X86_RSP;
+	case ZYDIS_MNEMONIC_INC: step = 1; break;
+	case ZYDIS_MNEMONIC_DEC: step = -1; break;
+	case ZYDIS_MNEMONIC_ADD: step = (int64_t)ii->imm; break;
+	case ZYDIS_MNEMONIC_SUB: step = -(int64_t)ii->imm; break;
+	case ZYDIS_MNEMONIC_LEA:
+		if (ii->addrsize != 8 || ii->base != ii->reg[0] || ii->index != INTERP_NO_REG)
+			return false;
+		step = ii->disp;
+		break;
+	default: return false;
+	}
+	if (!reg || ((i->zi.mnemonic == ZYDIS_MNEMONIC_ADD || i->zi.mnemonic == ZYDIS_MNEMONIC_SUB) &&
+		     ii->kind[1] != INTERP_OP_IMM))
+		return false;
+	if (step < -4096 || step > 4096)
+		return false;
+	i->step_reg = ii->reg[0];
+	i->step = (int32_t)step;
+	return true;
+}
+
+static void find_clobbers(struct insn *i)
+{
+	i->clobbers = 0;
+	i->step_reg = INTERP_NO_REG;
+	i->step = 0;
+	if (i->kind == KIND_INTERP || i->kind >= KIND_JMP) {
+		i->clobbers = UINT16_MAX;
+		return;
+	}
+	for (unsigned n = 0; n < i->zi.operand_count; n++) {
+		const ZydisDecodedOperand *o = &i->zo[n];
+		ZydisRegister r;
+
+		if (o->type != ZYDIS_OPERAND_TYPE_REGISTER || !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			continue;
+		r = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, o->reg.value);
+		if (r >= ZYDIS_REGISTER_RAX && r <= ZYDIS_REGISTER_R15)
+			i->clobbers |= (uint16_t)BIT32(r - ZYDIS_REGISTER_RAX);
+	}
+	if (find_step(i))
+		i->clobbers &= (uint16_t)~BIT32(i->step_reg);
+	else
+		i->step_reg = INTERP_NO_REG;
+}
+
+static void find_flags(struct insn *i)
 {
 	const ZydisAccessedFlags *f = i->zi.cpu_flags;
 
-	i->kind = i->ii->mnemonic == ZYDIS_MNEMONIC_INVALID ? KIND_INTERP : kind_of(i, mode);
-	/* What interp raises #UD for ends a block. */
-	if (i->ii->ends_block && i->kind < KIND_JCC)
-		i->kind = KIND_INTERP;
 	i->reads = i->kills = i->writes = 0;
 	if (i->kind == KIND_INTERP) {
 		i->reads = i->writes = X86_ARITH_FLAGS;
@@ -271,4 +402,19 @@ void insn_classify(struct insn *i, unsigned mode)
 		i->writes = i->kills = 0;
 	if (count_may_be_zero(i))
 		i->kills = 0;
+}
+
+void insn_classify(struct insn *i, unsigned mode)
+{
+	i->kind = i->ii.mnemonic == ZYDIS_MNEMONIC_INVALID ? KIND_INTERP : kind_of(i, mode);
+	/* What interp raises #UD for ends a block. */
+	if (i->ii.ends_block && i->kind < KIND_JCC)
+		i->kind = KIND_INTERP;
+	/* Without a window the target of CALL would have to wait while the return address is pushed. */
+	if (i->kind == KIND_CALL && (mode & TRANSLATE_MODE_PLAIN) && i->ii.kind[0] != INTERP_OP_IMM)
+		i->kind = KIND_INTERP;
+	if (!find_access(i))
+		i->kind = KIND_INTERP;
+	find_flags(i);
+	find_clobbers(i);
 }

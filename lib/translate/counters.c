@@ -13,12 +13,6 @@ struct translate_counters {
 	char *_Atomic name[MNEMONICS]; /* made when first asked for */
 };
 
-/* What interp runs is the first member; `exec` counts and goes on to the instruction's own. */
-struct counted_insn {
-	struct interp_insn insn;
-	interp_exec_fn *exec;
-};
-
 struct translate_counters *translate_counters_create(void)
 {
 	return calloc(1, sizeof(struct translate_counters));
@@ -33,27 +27,9 @@ void translate_counters_destroy(struct translate_counters *c)
 	free(c);
 }
 
-static void count_and_exec(struct x86_cpu *cpu, const struct interp_insn *i)
+void translate_count_fallback(struct translate *t, unsigned mnemonic)
 {
-	const struct counted_insn *c = (const struct counted_insn *)i;
-
-	translate_of(cpu)->counters->runs[i->mnemonic]++;
-	c->exec(cpu, i);
-}
-
-struct interp_insn *translate_insn_alloc(struct translate *t)
-{
-	struct counted_insn *c = translate_alloc(t, sizeof(*c));
-
-	return &c->insn;
-}
-
-void translate_insn_count(struct interp_insn *i)
-{
-	struct counted_insn *c = (struct counted_insn *)i;
-
-	c->exec = i->exec;
-	i->exec = count_and_exec;
+	t->counters->runs[mnemonic]++;
 }
 
 /* NULL: no memory. */

@@ -12,8 +12,8 @@
 #define HOST_SP 10 /* the guest's RSP */
 #define HOST_T0 11
 #define HOST_T1 14
-#define HOST_CPU 15
-#define HOST_NONE 0xff /* stays in struct x86_cpu */
+#define HOST_WINDOW 15 /* HVA - GVA of the stack's page */
+#define HOST_NONE 0xff /* stays in the frame */
 
 struct emit {
 	uint8_t *p;
@@ -98,16 +98,6 @@ static inline void emit_rm(struct emit *e, bool w, unsigned op, unsigned reg, un
 		emit32(e, (uint32_t)disp);
 }
 
-static inline void emit_gpr_load(struct emit *e, unsigned host, unsigned guest)
-{
-	emit_rm(e, true, 0x8b, host, HOST_CPU, (int32_t)(offsetof(struct x86_cpu, gpr) + guest * 8));
-}
-
-static inline void emit_gpr_store(struct emit *e, unsigned host, unsigned guest)
-{
-	emit_rm(e, true, 0x89, host, HOST_CPU, (int32_t)(offsetof(struct x86_cpu, gpr) + guest * 8));
-}
-
 #define FRAME(field) ((uint32_t)(offsetof(struct x86_tlb, engine) + offsetof(struct translate_frame, field)))
 
 /* op reg, gs:[disp] */
@@ -121,14 +111,35 @@ static inline void emit_gs(struct emit *e, bool w, unsigned op, unsigned reg, ui
 	emit32(e, disp);
 }
 
+/* Guest registers that stay in the frame. */
+static inline uint32_t frame_gpr(unsigned guest)
+{
+	unsigned n = guest < X86_R14 ? guest - X86_R10 : guest - X86_R14 + 2;
+
+	return FRAME(gpr) + n * 8;
+}
+
+static inline void emit_gpr_load(struct emit *e, unsigned host, unsigned guest)
+{
+	emit_gs(e, true, 0x8b, host, frame_gpr(guest));
+}
+
+static inline void emit_gpr_store(struct emit *e, unsigned host, unsigned guest)
+{
+	emit_gs(e, true, 0x89, host, frame_gpr(guest));
+}
+
 /* op reg, gs:[r14 + disp] */
 static inline void emit_gs_t1(struct emit *e, bool w, unsigned op, unsigned reg, uint32_t disp)
 {
 	emit8(e, 0x65);
 	emit_rex(e, w, reg, 0, HOST_T1);
 	emit8(e, op);
-	emit8(e, 0x80 | (reg & 7) << 3 | (HOST_T1 & 7));
-	emit32(e, disp);
+	emit8(e, (!disp ? 0 : disp < 0x80 ? 0x40 : 0x80) | (reg & 7) << 3 | (HOST_T1 & 7));
+	if (disp >= 0x80)
+		emit32(e, disp);
+	else if (disp)
+		emit8(e, disp);
 }
 
 /* op rm, imm32: the 0x81 group, `op` is ModRM.reg */
@@ -141,6 +152,7 @@ static inline void emit_alu_imm(struct emit *e, bool w, unsigned op, unsigned rm
 }
 #define ALU_ADD 0
 #define ALU_AND 4
+#define ALU_XOR 6
 #define ALU_CMP 7
 
 static inline void emit_mov_imm64(struct emit *e, unsigned reg, uint64_t imm)
@@ -192,23 +204,29 @@ static inline void emit_bind(struct emit *e, uint8_t *at)
 #define CC_BE 6
 #define CC_A 7
 
-/* The host's arithmetic flags to frame.flags and back; `t` is lost. Saving changes no flag. */
-static inline void emit_flags_save(struct emit *e, unsigned t)
+/* The host's arithmetic flags to frame.flags and back; r14 is lost. Saving changes no flag. */
+static inline void emit_flags_save(struct emit *e)
 {
-	emit_mov_rr(e, t, HOST_RAX);
+	emit_mov_rr(e, HOST_T1, HOST_RAX);
 	emit_bytes(e, (const uint8_t[]){ 0x9f, 0x0f, 0x90, 0xc0, 0x66 }, 5); /* lahf; seto al; (mov gs:, ax) */
 	emit_gs(e, false, 0x89, HOST_RAX, FRAME(flags));
-	emit_mov_rr(e, HOST_RAX, t);
+	emit_mov_rr(e, HOST_RAX, HOST_T1);
 }
 
-static inline void emit_flags_load(struct emit *e, unsigned t)
+/* rax is lost. */
+static inline void emit_flags_load_rax(struct emit *e)
 {
-	emit_mov_rr(e, t, HOST_RAX);
 	emit8(e, 0x65); /* movzx eax, word gs:[flags] */
 	emit_bytes(e, (const uint8_t[]){ 0x0f, 0xb7, 0x04, 0x25 }, 4);
 	emit32(e, FRAME(flags));
 	emit_bytes(e, (const uint8_t[]){ 0x04, 0x7f, 0x9e }, 3); /* add al, 0x7f: OF; sahf */
-	emit_mov_rr(e, HOST_RAX, t);
+}
+
+static inline void emit_flags_load(struct emit *e)
+{
+	emit_mov_rr(e, HOST_T1, HOST_RAX);
+	emit_flags_load_rax(e);
+	emit_mov_rr(e, HOST_RAX, HOST_T1);
 }
 
 #endif

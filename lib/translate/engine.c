@@ -49,8 +49,10 @@ static void engine_destroy(struct x86_cpu *cpu)
 
 	if (!t)
 		return;
+	cpu->poll = NULL;
 	if (cpu->tlb) {
 		cpu->tlb->code_written = NULL;
+		cpu->tlb->flushed = NULL;
 		x86_tlb_unprotect_all_code(cpu);
 	}
 	translate_vm_leave(t);
@@ -72,6 +74,7 @@ static int engine_create(struct x86_cpu *cpu)
 	if (!t)
 		return err;
 	translate_host_init();
+	translate_trace_init();
 	gs_direct = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
 	cpu->engine_data = t;
 	t->cpu = cpu;
@@ -90,6 +93,8 @@ static int engine_create(struct x86_cpu *cpu)
 	}
 	interp_decoders_init(cpu, &t->interp);
 	cpu->tlb->code_written = translate_written;
+	cpu->tlb->flushed = translate_flushed;
+	cpu->poll = &t->frame->poll;
 	return 0;
 }
 
@@ -145,100 +150,24 @@ static void run_interp_block(struct x86_cpu *cpu, struct translate *t)
 
 /* ---- by translation ---- */
 
-static bool translatable(const struct x86_cpu *cpu)
-{
-	/* Alignment checks (SDM 3A 6.15 #AC) are interp's. */
-	return cpu->code_size == 8 && !(cpu->cpl == 3 && (cpu->rflags & X86_AC) && (cpu->cr0 & X86_CR0_AM));
-}
-
-/* Translated code for CS:RIP, or NULL: no memory slot, or across a page end. Raises what the fetch raises. */
-static struct translate_block *block_at_rip(struct x86_cpu *cpu, struct translate *t, uint64_t mode)
-{
-	uint64_t rip = cpu->rip, page = rip & ~TZ_PAGE_MASK, key;
-	struct x86_tlb_entry *e = x86_tlb_slot(cpu, cpu->mmu_index, rip);
-	struct translate_block *b;
-	uint8_t byte;
-	gpa_t gpa;
-
-	x86_check_rip(cpu, rip);
-	if (unlikely(e->tag_exec != page)) {
-		x86_fetch(cpu, rip, &byte, 1, &gpa);
-		if (e->tag_exec != page)
-			return NULL;
-	}
-	if (unlikely(!(e->flags & X86_TLB_CODE))) {
-		translate_page_check(t, e->gpa, (const uint8_t *)e->host);
-		e->flags |= X86_TLB_CODE;
-	}
-	key = e->gpa | (rip & TZ_PAGE_MASK) | mode << TRANSLATE_MODE_SHIFT;
-	b = translate_find(t, key);
-	if (unlikely(b && b->page->epoch != t->epoch)) {
-		translate_page_check(t, e->gpa, (const uint8_t *)e->host);
-		b = translate_find(t, key);
-	}
-	if (unlikely(!b)) {
-		b = translate_block_make(t, key, (const uint8_t *)e->host);
-		if (b)
-			translate_perf_map(t, b->code, rip);
-	}
-	if (likely(b))
-		translate_jump_insert(t, (unsigned)mode & TRANSLATE_MODE_MMU, rip, b->code);
-	return b;
-}
-
-static void count_insns(struct x86_cpu *cpu, struct translate *t)
-{
-	STAT_ADD(cpu, INSNS, t->frame->insns - t->left);
-	t->frame->insns = t->left = 0;
-}
-
-/* What jump caches and links were made for no longer holds? */
-static void refresh(struct x86_cpu *cpu, struct translate *t, uint64_t mode)
-{
-	translate_mail_read(t);
-	if (t->flushes != cpu->tlb->flushes || t->mode != (mode & ~(uint64_t)TRANSLATE_MODE_MMU)) {
-		translate_jump_clear(t);
-		t->flushes = cpu->tlb->flushes;
-		t->mode = mode & ~(uint64_t)TRANSLATE_MODE_MMU;
-	}
-}
-
-/* Translated code until something needs C. */
+/* Translated code until something needs C's loop. */
 static void run_translated(struct x86_cpu *cpu, struct translate *t)
 {
-	struct translate_exit *x = NULL;
-	uint64_t wipes = 0;
+	const void *code;
 
-	do {
-		uint64_t mode = translate_mode(cpu);
-		struct translate_block *b;
-
-		refresh(cpu, t, mode);
-		if (!x && !translate_jump_known(t, (unsigned)mode & TRANSLATE_MODE_MMU, cpu->rip))
-			STAT_INC(cpu, TRANSLATE_JUMP_MISSES);
-		b = block_at_rip(cpu, t, mode);
-		if (!b) {
-			run_interp_block(cpu, t);
-			return;
-		}
-		if (x && t->wipes == wipes && !((x->from->key ^ b->key) >> TZ_PAGE_SHIFT))
-			translate_link(t, x, b);
-		STAT_INC(cpu, TRANSLATE_DISPATCHES);
-		t->frame->rip_page = cpu->rip & ~TZ_PAGE_MASK;
-		t->interp.abort_block = false;
-		translate_flags_split(t);
-		x = t->enter(cpu, b->code);
-		translate_flags_merge(t);
-		count_insns(cpu, t);
-		wipes = t->wipes;
-		if (x)
-			cpu->rip = t->frame->rip_page + x->target;
-		if (unlikely(cpu->io.logged)) {
-			x86_io_finish(cpu);
-			return;
-		}
-	} while (!atomic_load_explicit(&cpu->attention, memory_order_relaxed) && translatable(cpu) &&
-		 !x86_needs_stepping(cpu));
+	/* Who asks for attention after this sees its flag kept. */
+	if (unlikely(t->frame->poll))
+		atomic_exchange(&t->frame->poll, 0);
+	if (unlikely(atomic_load_explicit(&cpu->attention, memory_order_relaxed)))
+		t->frame->poll = 1;
+	t->by_interp = false;
+	code = translate_next(cpu, t, NULL);
+	if (code)
+		t->enter(cpu, code);
+	if (unlikely(cpu->io.logged))
+		x86_io_finish(cpu);
+	if (t->by_interp)
+		run_interp_block(cpu, t);
 }
 
 /* ---- the contract ---- */
@@ -248,10 +177,11 @@ static enum x86_exit unwound(struct x86_cpu *cpu, struct translate *t, enum x86_
 {
 	t->interp.block = NULL;
 	t->interp.stepping = false;
+	t->plain = false;
 	/* HLT commits RIP and then leaves. */
-	if (t->left && cpu->rip != t->op_rip)
-		t->left--;
-	count_insns(cpu, t);
+	STAT_ADD(cpu, INSNS, t->frame->insns + (t->op_runs && cpu->rip != t->op_rip));
+	t->frame->insns = 0;
+	t->op_runs = false;
 	x86_io_rewind(cpu);
 	switch (why) {
 	case X86_UNWIND_EXIT: return cpu->exit_reason;
@@ -275,7 +205,7 @@ static enum x86_exit advance(struct x86_cpu *cpu, struct translate *t)
 		return exit;
 	if (unlikely(x86_needs_stepping(cpu)))
 		step(cpu, t);
-	else if (translatable(cpu))
+	else if (translate_translatable(cpu))
 		run_translated(cpu, t);
 	else
 		run_interp_block(cpu, t);
@@ -293,8 +223,8 @@ static enum x86_exit engine_run(struct x86_cpu *cpu, bool once)
 	if (cpu->io.logged && cpu->io.rip != cpu->rip)
 		x86_io_finish(cpu);
 	x86_io_rewind(cpu);
-	/* Between two instructions the client may have written code. */
-	if (!cpu->io.logged) {
+	/* The client may have written code. */
+	if (!cpu->undisturbed) {
 		t->epoch++;
 		translate_jump_clear(t);
 	}

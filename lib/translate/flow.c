@@ -9,229 +9,273 @@ static bool in_page(int64_t offset)
 
 int64_t flow_target(const struct insn *i)
 {
-	return (int64_t)i->offset + i->ii->len + (int64_t)i->ii->imm;
+	return (int64_t)i->offset + i->ii.len + (int64_t)i->ii.imm;
 }
 
-void flow_emit_poll(struct builder *b)
+/* Test for attention: then NE. */
+static void emit_poll(struct emit *e)
 {
-	emit_rex(&b->e, false, 0, 0, HOST_CPU);
-	emit8(&b->e, 0x83);
-	emit8(&b->e, 0x80 | ALU_CMP << 3 | (HOST_CPU & 7));
-	emit32(&b->e, (uint32_t)offsetof(struct x86_cpu, attention));
-	emit8(&b->e, 0);
-}
-
-/* To the dispatcher, and never linked. */
-void flow_emit_leave(struct builder *b, unsigned n, unsigned target)
-{
-	struct translate_exit *x = &b->block->exit[n];
-
-	x->from = b->block;
-	x->target = (uint16_t)target;
-	x->linked = true;
-	emit_mov_imm64(&b->e, HOST_T0, (uint64_t)(uintptr_t)x);
-	emit_branch(&b->e, OP_JMP, b->t->stub_exit);
-}
-
-/* To another block of this page. */
-static void emit_direct(struct builder *b, unsigned n, unsigned target, unsigned from)
-{
-	struct translate_exit *x = &b->block->exit[n];
-	uint8_t *skip = NULL;
-
-	x->from = b->block;
-	x->target = (uint16_t)target;
-	if (target <= from) {
-		flow_emit_poll(b);
-		skip = emit_jcc(&b->e, CC_NE);
-	}
-	emit8(&b->e, OP_JMP);
-	x->patch = b->e.p;
-	emit32(&b->e, 0);
-	if (skip)
-		emit_bind(&b->e, skip);
-	emit_mov_imm64(&b->e, HOST_T0, (uint64_t)(uintptr_t)x);
-	emit_branch(&b->e, OP_JMP, b->t->stub_exit);
+	emit_bytes(e, (const uint8_t[]){ 0x65, 0x83, 0x3c, 0x25 }, 4); /* cmp dword gs:[poll], 0 */
+	emit32(e, FRAME(poll));
+	emit8(e, 0);
 }
 
 /*
- * To the linear address in r11. `pop`: bytes RSP moves by, once nothing can go wrong; then a non-canonical
- * target is left to interp (`d`), which knows what it raises.
+ * To `target` (offset in the page) by the rel32 at the end of what has been emitted. Inside the page it can be linked,
+ * and the flags need not be kept yet: whether the block there needs them is known by then.
  */
-static void emit_jump_cache(struct builder *b, struct detour *d, int32_t pop)
+static void exit_to(struct builder *b, const struct insn *i, int64_t target)
 {
-	uint32_t table = FRAME(jump) + b->mmu * (uint32_t)sizeof(((struct translate_frame *)0)->jump[0]);
-	struct emit *e = &b->e;
-	uint8_t *miss[2];
+	bool direct = in_page(target);
+	struct translate_record *r = block_record(b, i, direct ? ACTION_EXIT : ACTION_GOTO);
+	struct cold *c = block_cold(b, r);
 
-	emit_rex(e, false, HOST_T1, 0, HOST_T0); /* imul r14d, r11d, imm32 */
-	emit8(e, 0x69);
-	emit8(e, 0xc0 | (HOST_T1 & 7) << 3 | (HOST_T0 & 7));
-	emit32(e, 0x9e3779b1u);
-	emit_bytes(e, (const uint8_t[]){ 0x41, 0xc1, 0xee, 16 }, 4); /* shr r14d, 16 */
-	emit_alu_imm(e, false, ALU_AND, HOST_T1, 0xfff0);
-	emit_gs_t1(e, true, 0x3b, HOST_T0, table + (uint32_t)offsetof(struct translate_jump, rip));
-	miss[0] = emit_jcc(e, CC_NE);
-	flow_emit_poll(b);
-	miss[1] = emit_jcc(e, CC_NE);
-	if (pop)
-		emit_lea(e, HOST_SP, HOST_SP, pop);
-	emit_alu_imm(e, true, ALU_AND, HOST_T0, 0xfffff000u);
-	emit_gs(e, true, 0x89, HOST_T0, FRAME(rip_page));
-	emit_gs_t1(e, false, 0xff, 4, table + (uint32_t)offsetof(struct translate_jump, code));
-	emit_bind(e, miss[0]);
-	emit_bind(e, miss[1]);
-	if (d) {
-		emit_mov_rr(e, HOST_T1, HOST_T0);
-		emit_bytes(e, (const uint8_t[]){ 0x49, 0xc1, 0xfe, 47, 0x49, 0xff, 0xc6 }, 7); /* sar 47; inc r14 */
-		emit_alu_imm(e, true, ALU_CMP, HOST_T1, 1);
-		insn_detour_from(b, d, CC_A);
+	c->from[c->count++] = b->e.p - 4;
+	c->save_flags = b->flags_host && !b->flags_frame;
+	r->disp = (int32_t)target;
+	if (direct) {
+		struct translate_exit *x = (struct translate_exit *)r;
+
+		x->jump = (uint32_t)(b->e.p - 4 - b->t->rw);
+		x->backward = i && (target <= i->offset || i->kind == KIND_CALL);
 	}
-	if (pop)
-		emit_lea(e, HOST_SP, HOST_SP, pop);
-	emit_branch(e, OP_JMP, b->t->stub_indirect);
 }
 
-static void emit_relative(struct builder *b, unsigned n, int64_t target, unsigned from)
+/* Where the link is unknown: the linear address in r11, through the jump cache. */
+static void emit_jump(struct builder *b, const struct translate_record *r)
 {
-	if (in_page(target)) {
-		emit_direct(b, n, (unsigned)target, from);
+	block_emit_call(b, b->t->stub_jump[b->mmu], r);
+}
+
+/* The same without the stub: the host predicts each such jump on its own. */
+static void emit_jump_inline(struct builder *b, struct translate_record *r)
+{
+	struct cold *c = block_cold(b, r);
+
+	translate_emit_jump(&b->e, b->mmu, c->from);
+	c->count = 2;
+}
+
+static void emit_goto(struct builder *b, const struct translate_record *r)
+{
+	emit_gs(&b->e, true, 0x8b, HOST_T0, FRAME(rip_page));
+	emit_lea(&b->e, HOST_T0, HOST_T0, r->disp);
+	emit_jump(b, r);
+}
+
+void flow_emit_exit(struct builder *b, struct cold *c)
+{
+	struct translate_exit *x = (struct translate_exit *)c->record;
+	struct emit *e = &b->e;
+	uint8_t *poll = NULL;
+
+	if (c->record->action == ACTION_GOTO) {
+		if (c->save_flags)
+			emit_flags_save(e);
+		emit_goto(b, c->record);
 		return;
 	}
-	emit_gs(&b->e, true, 0x8b, HOST_T0, FRAME(rip_page));
-	emit_lea(&b->e, HOST_T0, HOST_T0, (int32_t)target);
-	emit_jump_cache(b, NULL, 0);
-}
-
-/* The branch target of an indirect JMP or CALL into r11. */
-static bool emit_target(struct builder *b, struct insn *i, struct detour *d)
-{
-	unsigned host;
-
-	if (i->ii->kind[0] == INTERP_OP_MEM) {
-		if (!insn_emit_address(b, i))
-			return false;
-		insn_emit_check(b, d, 8, false);
-		emit_rm(&b->e, true, 0x8b, HOST_T0, HOST_T0, 0);
-		return true;
+	x->stub = (uint32_t)(e->p - b->t->rw);
+	if (c->save_flags)
+		emit_flags_save(e);
+	x->saved = (uint8_t)(e->p - b->t->rw - x->stub);
+	if (x->backward) {
+		emit_poll(e);
+		poll = emit_jcc(e, CC_NE);
 	}
-	host = host_of(i->ii->reg[0]);
-	if (host == HOST_NONE)
-		emit_gpr_load(&b->e, HOST_T0, i->ii->reg[0]);
-	else
-		emit_mov_rr(&b->e, HOST_T0, host);
-	return true;
+	emit8(e, OP_JMP);
+	x->last = (uint32_t)(e->p - b->t->rw);
+	emit32(e, 0); /* to the next instruction */
+	if (poll)
+		emit_bind(e, poll);
+	x->leave = (uint8_t)(e->p - b->t->rw - x->stub);
+	block_emit_call(b, b->t->stub_detour, c->record);
 }
+
+void flow_emit_plain(struct builder *b, struct cold *c, unsigned reg)
+{
+	struct translate_exit *x = c->plain;
+	uint8_t *other;
+
+	emit_alu_imm(&b->e, true, ALU_CMP, reg, TZ_PAGE_SIZE);
+	other = emit_jcc(&b->e, CC_AE);
+	emit8(&b->e, OP_JMP);
+	x->jump = x->last = (uint32_t)(b->e.p - b->t->rw);
+	emit32(&b->e, 0);
+	x->stub = (uint32_t)(b->e.p - b->t->rw);
+	block_emit_call(b, b->t->stub_detour, &x->record);
+	emit_bind(&b->e, other);
+}
+
+/* ---- branches ---- */
 
 static void emit_jcc_insn(struct builder *b, struct insn *i)
 {
-	unsigned next = i->offset + i->ii->len;
-	uint8_t *taken;
+	int64_t next = (int64_t)i->offset + i->ii.len;
 
-	insn_flags_want(b, HOST_T0);
-	taken = emit_jcc(&b->e, i->ii->cond);
-	emit_relative(b, 0, next, i->offset);
-	emit_bind(&b->e, taken);
-	emit_relative(b, 1, flow_target(i), i->offset);
+	insn_flags_want(b);
+	b->since++;
+	block_emit_count(b);
+	if (i->inverted) {
+		emit_jcc(&b->e, i->ii.cond ^ 1);
+		exit_to(b, i, next);
+	} else {
+		emit_jcc(&b->e, i->ii.cond);
+		exit_to(b, i, flow_target(i));
+	}
+}
+
+static void emit_relative(struct builder *b, const struct insn *i, int64_t target)
+{
+	b->since++;
+	block_emit_count(b);
+	emit8(&b->e, OP_JMP);
+	b->e.p += 4;
+	exit_to(b, i, target);
+}
+
+/* The branch target of an indirect JMP or CALL into r11. */
+static bool emit_target(struct builder *b, struct insn *i)
+{
+	struct access a;
+	struct host_mem m;
+	unsigned host;
+
+	if (i->ii.kind[0] == INTERP_OP_MEM) {
+		if (!insn_operand_access(i, &a) || !window_access(b, i, &a, &m))
+			return false;
+		if (m.index == HOST_NONE) {
+			emit_rm(&b->e, true, 0x8b, HOST_T0, m.base, m.disp);
+		} else {
+			emit_lea(&b->e, HOST_T0, m.base, m.disp);
+			emit_bytes(&b->e, (const uint8_t[]){ 0x4f, 0x8b, 0x1c, 0x3b }, 4); /* mov r11, [r11 + r15] */
+		}
+	} else {
+		host = host_of(i->ii.reg[0]);
+		if (host == HOST_NONE)
+			emit_gpr_load(&b->e, HOST_T0, i->ii.reg[0]);
+		else
+			emit_mov_rr(&b->e, HOST_T0, host);
+	}
+	window_scratch(b);
+	return true;
 }
 
 static bool emit_jmp(struct builder *b, struct insn *i)
 {
-	struct detour *d;
+	struct translate_record *r;
 
-	if (i->ii->kind[0] == INTERP_OP_IMM) {
-		emit_relative(b, 0, flow_target(i), i->offset);
+	if (i->ii.kind[0] == INTERP_OP_IMM) {
+		emit_relative(b, i, flow_target(i));
 		return true;
 	}
-	d = insn_detour(b, i);
-	if (!emit_target(b, i, d))
+	if (!emit_target(b, i))
 		return false;
-	emit_jump_cache(b, d, 0);
+	r = block_record(b, i, ACTION_INTERP);
+	b->since++;
+	block_emit_count(b);
+	r->since = -1; /* counted already */
+	emit_jump_inline(b, r);
 	return true;
+}
+
+/* What is wrong with the target in r11 must show before the return address is written. */
+static void emit_canonical(struct builder *b, struct insn *i)
+{
+	struct cold *c = block_cold(b, block_record(b, i, ACTION_INTERP));
+
+	emit_mov_rr(&b->e, HOST_T1, HOST_T0);
+	emit_bytes(&b->e, (const uint8_t[]){ 0x49, 0xc1, 0xfe, 47, 0x49, 0xff, 0xc6 }, 7); /* sar 47; inc r14 */
+	emit_alu_imm(&b->e, true, ALU_CMP, HOST_T1, 1);
+	block_cold_from(b, c, CC_A);
 }
 
 static bool emit_call(struct builder *b, struct insn *i)
 {
-	bool indirect = i->ii->kind[0] != INTERP_OP_IMM;
-	struct detour *d = insn_detour(b, i);
+	bool indirect = i->ii.kind[0] != INTERP_OP_IMM;
 	struct emit *e = &b->e;
+	struct host_mem m;
 
 	if (indirect) {
-		if (!emit_target(b, i, d))
+		if (!emit_target(b, i))
 			return false;
-		/* What is wrong with it must show before the return address is there. */
-		emit_mov_rr(e, HOST_T1, HOST_T0);
-		emit_bytes(e, (const uint8_t[]){ 0x49, 0xc1, 0xfe, 47, 0x49, 0xff, 0xc6 }, 7);
-		emit_alu_imm(e, true, ALU_CMP, HOST_T1, 1);
-		insn_detour_from(b, d, CC_A);
-		emit_gs(e, true, 0x89, HOST_T0, FRAME(target));
+		emit_canonical(b, i);
 	}
-	emit_lea(e, HOST_T0, HOST_SP, -8);
-	insn_emit_check(b, d, 8, true);
+	if (!window_access(b, i, &i->mem, &m))
+		return false;
 	emit_gs(e, true, 0x8b, HOST_T1, FRAME(rip_page));
-	emit_lea(e, HOST_T1, HOST_T1, i->offset + i->ii->len);
-	emit_rm(e, true, 0x89, HOST_T1, HOST_T0, 0);
+	emit_lea(e, HOST_T1, HOST_T1, i->offset + i->ii.len);
+	if (m.index == HOST_NONE)
+		emit_rm(e, true, 0x89, HOST_T1, m.base, m.disp);
+	else
+		emit_bytes(e, (const uint8_t[]){ 0x4f, 0x89, 0x74, 0x3a, 0xf8 }, 5); /* mov [r10 + r15 - 8], r14 */
 	emit_lea(e, HOST_SP, HOST_SP, -8);
-	if (indirect) {
-		emit_gs(e, true, 0x8b, HOST_T0, FRAME(target));
-		emit_jump_cache(b, NULL, 0);
-	} else {
-		emit_relative(b, 0, flow_target(i), TZ_PAGE_SIZE);
+	if (!indirect) {
+		emit_relative(b, i, flow_target(i));
+		return true;
 	}
+	b->since++;
+	block_emit_count(b);
+	emit_jump_inline(b, block_record(b, i, ACTION_JUMP));
 	return true;
 }
 
-static void emit_ret(struct builder *b, struct insn *i)
+static bool emit_ret(struct builder *b, struct insn *i)
 {
-	struct detour *d = insn_detour(b, i);
+	struct translate_record *r;
+	struct host_mem m;
+	int32_t pop = 8 + (int32_t)i->ii.imm;
 
-	emit_mov_rr(&b->e, HOST_T0, HOST_SP);
-	insn_emit_check(b, d, 8, false);
-	emit_rm(&b->e, true, 0x8b, HOST_T0, HOST_T0, 0);
-	emit_jump_cache(b, d, 8 + (int32_t)i->ii->imm);
+	if (!window_access(b, i, &i->mem, &m))
+		return false;
+	if (m.index == HOST_NONE)
+		emit_rm(&b->e, true, 0x8b, HOST_T0, m.base, m.disp);
+	else
+		emit_bytes(&b->e, (const uint8_t[]){ 0x4f, 0x8b, 0x1c, 0x3a }, 4); /* mov r11, [r10 + r15] */
+	emit_lea(&b->e, HOST_SP, HOST_SP, pop);
+	r = block_record(b, i, ACTION_INTERP);
+	r->adjust = -pop;
+	b->since++;
+	block_emit_count(b);
+	r->since = -1; /* counted already */
+	emit_jump_inline(b, r);
+	return true;
 }
 
 void flow_emit(struct builder *b, struct insn *i)
 {
 	uint8_t *start = b->e.p;
-	unsigned detours = b->detours;
-	bool done = true;
+	unsigned colds = b->colds, since = b->since;
+	bool flags_host = b->flags_host, flags_frame = b->flags_frame, done = true;
 
-	insn_flags_keep(b, i->live_after);
+	b->resumes = 0;
+	if (i->kind == KIND_JCC) {
+		emit_jcc_insn(b, i);
+		return;
+	}
+	if (i->kind != KIND_JMP || i->ii.kind[0] != INTERP_OP_IMM)
+		insn_flags_keep(b, UINT32_MAX);
 	switch (i->kind) {
-	case KIND_JCC: emit_jcc_insn(b, i); break;
 	case KIND_JMP: done = emit_jmp(b, i); break;
 	case KIND_CALL: done = emit_call(b, i); break;
-	default: emit_ret(b, i); break;
+	default: done = emit_ret(b, i); break;
 	}
 	if (done)
 		return;
 	b->e.p = start;
-	b->detours = detours;
+	b->colds = colds;
+	b->since = since;
+	b->flags_host = flags_host;
+	b->flags_frame = flags_frame;
 	insn_flags_keep(b, UINT32_MAX);
+	b->resumes = 0;
 	insn_emit_interp(b, i);
-}
-
-void flow_emit_fall(struct builder *b, const struct insn *last)
-{
-	emit_relative(b, 0, last->offset + last->ii->len, last->offset);
 }
 
 void flow_emit_end(struct builder *b, unsigned offset)
 {
-	insn_flags_keep(b, UINT32_MAX);
-	emit_relative(b, 0, offset, 0);
-}
-
-/* Which flags may be read after the block. */
-uint32_t flow_live_out(struct builder *b, struct insn *last)
-{
-	uint32_t live;
-
-	if (last->kind == KIND_JMP && last->ii->kind[0] == INTERP_OP_IMM)
-		return insn_flags_needed(b, (unsigned)flow_target(last), 1);
-	if (last->kind != KIND_JCC)
-		return X86_ARITH_FLAGS;
-	live = insn_flags_needed(b, last->offset + last->ii->len, 1);
-	return live | insn_flags_needed(b, (unsigned)flow_target(last), 2);
+	block_emit_count(b);
+	emit8(&b->e, OP_JMP);
+	b->e.p += 4;
+	exit_to(b, NULL, offset);
 }

@@ -1,28 +1,64 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The fixed code between C and translated code, and what translated code calls. */
-#include "base/stats.h"
-#include "interp/vector.h"
+/* The fixed code between C and translated code. */
 #include "translate/emit.h"
 
 /* Callee-saved by the psABI, in the order they are pushed. */
 static const uint8_t saved[] = { 3, 5, 12, 13, 14, 15 };
 
-static void emit_regs(struct emit *e, bool store)
+static const uint8_t *here(const struct emit *e)
 {
-	for (unsigned g = 0; g < 16; g++) {
-		if (host_of(g) == HOST_NONE)
-			continue;
-		if (store)
-			emit_gpr_store(e, host_of(g), g);
-		else
-			emit_gpr_load(e, host_of(g), g);
-	}
+	return e->p + e->to_rx;
 }
 
-/* add rsp, n + 8; pop the saved registers; ret */
-static void emit_return(struct emit *e, unsigned n)
+/* r11: the cpu. */
+static void emit_regs(struct emit *e, unsigned op)
 {
-	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xc4, (uint8_t)(n + 8) }, 4);
+	for (unsigned g = 0; g < 16; g++)
+		if (host_of(g) != HOST_NONE)
+			emit_rm(e, true, op, host_of(g), HOST_T0, (int32_t)(offsetof(struct x86_cpu, gpr) + g * 8));
+}
+
+/* The guest's state from struct x86_cpu and the frame; on to the address in r14. */
+static void emit_resume(struct translate *t, struct emit *e)
+{
+	emit_flags_load_rax(e);
+	emit_mov_imm64(e, HOST_T0, (uint64_t)(uintptr_t)t->cpu);
+	emit_regs(e, 0x8b);
+	emit_gs(e, true, 0x8b, HOST_WINDOW, FRAME(window));
+	emit_gs(e, true, 0x8b, HOST_T0, FRAME(scratch));
+	emit_bytes(e, (const uint8_t[]){ 0x41, 0xff, 0xe6 }, 3); /* jmp r14 */
+}
+
+static void emit_enter(struct translate *t, struct emit *e)
+{
+	t->enter = (void (*)(struct x86_cpu *, const void *))here(e);
+	for (unsigned k = 0; k < ARRAY_SIZE(saved); k++) {
+		emit_rex(e, false, 0, 0, saved[k]);
+		emit8(e, 0x50 | (saved[k] & 7));
+	}
+	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xec, 8 }, 4); /* rsp is a multiple of 16 in translated code */
+	emit_mov_rr(e, HOST_T1, HOST_RSI);
+	emit_resume(t, e);
+}
+
+/* Called: translate_detour(cpu, the return address) says where to go on. */
+static void emit_detour(struct translate *t, struct emit *e)
+{
+	uint8_t *leave;
+
+	t->stub_detour = here(e);
+	emit_gs(e, true, 0x89, HOST_T0, FRAME(scratch));
+	emit_mov_imm64(e, HOST_T0, (uint64_t)(uintptr_t)t->cpu);
+	emit_regs(e, 0x89);
+	emit_mov_rr(e, HOST_RDI, HOST_T0);
+	emit8(e, 0x5e); /* pop rsi */
+	emit_mov_imm64(e, HOST_RAX, (uint64_t)(uintptr_t)translate_detour);
+	emit_bytes(e, (const uint8_t[]){ 0xff, 0xd0, 0x48, 0x85, 0xc0 }, 5); /* call rax; test rax, rax */
+	leave = emit_jcc(e, CC_E);
+	emit_mov_rr(e, HOST_T1, HOST_RAX);
+	emit_resume(t, e);
+	emit_bind(e, leave);
+	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xc4, 8 }, 4); /* add rsp, 8 */
 	for (unsigned k = ARRAY_SIZE(saved); k-- > 0;) {
 		emit_rex(e, false, 0, 0, saved[k]);
 		emit8(e, 0x58 | (saved[k] & 7));
@@ -30,94 +66,90 @@ static void emit_return(struct emit *e, unsigned n)
 	emit8(e, 0xc3);
 }
 
-static const uint8_t *here(const struct emit *e)
+void translate_emit_jump(struct emit *e, unsigned mmu, uint8_t *miss[2])
 {
-	return e->p + e->to_rx;
+	uint32_t table = FRAME(jump) + mmu * (uint32_t)sizeof(((struct translate_frame *)0)->jump[0]);
+
+	emit_rex(e, false, HOST_T1, 0, HOST_T0); /* imul r14d, r11d, imm32: as jump_hash() */
+	emit8(e, 0x69);
+	emit8(e, 0xc0 | (HOST_T1 & 7) << 3 | (HOST_T0 & 7));
+	emit32(e, TRANSLATE_JUMP_FACTOR);
+	emit_bytes(e, (const uint8_t[]){ 0x41, 0xc1, 0xee, 28 - TRANSLATE_JUMP_BITS }, 4); /* shr r14d */
+	emit_alu_imm(e, false, ALU_AND, HOST_T1, ((1u << TRANSLATE_JUMP_BITS) - 1) << 4);
+	emit_gs_t1(e, true, 0x3b, HOST_T0, table + (uint32_t)offsetof(struct translate_jump, rip));
+	miss[0] = emit_jcc(e, CC_NE);
+	emit_bytes(e, (const uint8_t[]){ 0x65, 0x83, 0x3c, 0x25 }, 4); /* cmp dword gs:[poll], 0 */
+	emit32(e, FRAME(poll));
+	emit8(e, 0);
+	miss[1] = emit_jcc(e, CC_NE);
+	emit_alu_imm(e, true, ALU_AND, HOST_T0, 0xfffff000u);
+	emit_gs(e, true, 0x89, HOST_T0, FRAME(rip_page));
+	emit_gs_t1(e, false, 0xff, 4, table + (uint32_t)offsetof(struct translate_jump, code));
 }
 
-static void emit_enter(struct translate *t, struct emit *e)
+/* Called, with a linear address in r11: to the code there, or as stub_detour. */
+static void emit_jump(struct translate *t, struct emit *e, unsigned mmu)
 {
-	t->enter = (struct translate_exit * (*)(struct x86_cpu *, const void *)) here(e);
-	for (unsigned k = 0; k < ARRAY_SIZE(saved); k++) {
-		emit_rex(e, false, 0, 0, saved[k]);
-		emit8(e, 0x50 | (saved[k] & 7));
-	}
-	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xec, 8 }, 4); /* rsp is a multiple of 16 in translated code */
-	emit_mov_rr(e, HOST_CPU, HOST_RDI);
-	emit_mov_rr(e, HOST_T0, HOST_RSI);
-	emit_regs(e, false);
-	emit_bytes(e, (const uint8_t[]){ 0x41, 0xff, 0xe3 }, 3); /* jmp r11 */
+	uint32_t table = FRAME(jump) + mmu * (uint32_t)sizeof(((struct translate_frame *)0)->jump[0]);
+	uint32_t rip = table + (uint32_t)offsetof(struct translate_jump, rip);
+	uint8_t *miss[2], *other, *found;
+
+	t->stub_jump[mmu] = here(e);
+	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xc4, 8 }, 4); /* add rsp, 8: the flags are kept elsewhere */
+	translate_emit_jump(e, mmu, miss);
+	/* Not in the first place: r14 is that one's offset. */
+	emit_bind(e, miss[0]);
+	emit_alu_imm(e, false, ALU_XOR, HOST_T1, sizeof(struct translate_jump));
+	emit_gs_t1(e, true, 0x3b, HOST_T0, rip);
+	other = emit_jcc(e, CC_NE);
+	emit_bytes(e, (const uint8_t[]){ 0x65, 0x83, 0x3c, 0x25 }, 4);
+	emit32(e, FRAME(poll));
+	emit8(e, 0);
+	found = emit_jcc(e, CC_NE);
+	emit_alu_imm(e, true, ALU_AND, HOST_T0, 0xfffff000u);
+	emit_gs(e, true, 0x89, HOST_T0, FRAME(rip_page));
+	emit_gs_t1(e, false, 0xff, 4, table + (uint32_t)offsetof(struct translate_jump, code));
+	emit_bind(e, miss[1]);
+	emit_bind(e, other);
+	emit_bind(e, found);
+	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xec, 8 }, 4); /* the return address is still there */
+	emit_branch(e, OP_JMP, t->stub_detour);
 }
 
-/* call fn(cpu, r11, r14d) from a stub that was called itself; the result is in al. */
-static void emit_call_c(struct emit *e, const void *fn)
+/*
+ * Called behind a check that failed, with r11 = linear address - tag and r14 = offset of the entry: if the victim there
+ * is the page's, r11 = host address, and on behind the check. Else as stub_detour.
+ */
+static void emit_fill(struct translate *t, struct emit *e, unsigned mmu, bool write)
 {
-	emit_regs(e, true);
-	emit_mov_rr(e, HOST_RDI, HOST_CPU);
-	emit_mov_rr(e, HOST_RSI, HOST_T0);
-	emit_rr(e, false, 0x89, HOST_T1, HOST_RDX);
-	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xec, 8 }, 4);
-	emit_mov_imm64(e, HOST_RAX, (uint64_t)(uintptr_t)fn);
-	emit_bytes(e, (const uint8_t[]){ 0xff, 0xd0, 0x48, 0x83, 0xc4, 8, 0x84, 0xc0 }, 8); /* ...; test al, al */
-}
+	uint32_t tag = write ? offsetof(struct x86_tlb_entry, tag_write) : offsetof(struct x86_tlb_entry, tag_read);
+	uint32_t first = (uint32_t)(offsetof(struct x86_tlb, e) + mmu * sizeof(((struct x86_tlb *)0)->e[0]));
+	uint32_t victim = FRAME(victim) + mmu * (uint32_t)sizeof(((struct translate_frame *)0)->victim[0]);
+	uint8_t *miss;
 
-static void emit_interp_stub(struct translate *t, struct emit *e, const void *fn, const uint8_t **stub)
-{
-	uint8_t *leave;
-
-	(void)t;
-	*stub = here(e);
-	emit_call_c(e, fn);
-	leave = emit_jcc(e, CC_NE);
-	emit_regs(e, false);
-	emit8(e, 0xc3);
-	emit_bind(e, leave);
-	emit_bytes(e, (const uint8_t[]){ 0x31, 0xc0 }, 2);
-	emit_return(e, 8);
-}
-
-void translate_flags_split(struct translate *t)
-{
-	t->frame->flags = (uint16_t)translate_lahf(t->cpu->rflags);
-}
-
-void translate_flags_merge(struct translate *t)
-{
-	struct x86_cpu *cpu = t->cpu;
-	uint64_t f = t->frame->flags;
-
-	cpu->rflags = (cpu->rflags & ~X86_ARITH_FLAGS) | ((f >> 8) & 0xd5) | (f & 1) << 11;
-}
-
-/* The state is as before instruction `i`; where: its offset in the page, and how many of the block are left. */
-bool translate_interp_op(struct x86_cpu *cpu, const struct interp_insn *i, uint32_t where)
-{
-	struct translate *t = translate_of(cpu);
-	uint64_t mode = translate_mode(cpu);
-	uint64_t next;
-
-	cpu->rip = t->frame->rip_page + (where & 0xffff);
-	t->op_rip = cpu->rip;
-	next = cpu->rip + i->len;
-	t->left = where >> 16;
-	translate_flags_merge(t);
-	STAT_INC(cpu, TRANSLATE_INTERP);
-	i->exec(cpu, i);
-	translate_flags_split(t);
-	if (likely(!i->ends_block && cpu->rip == next && !t->interp.abort_block && !cpu->io.logged &&
-		   translate_mode(cpu) == mode)) {
-		t->left = 0;
-		return false;
-	}
-	t->left--;
-	return true;
-}
-
-static bool vector_ready(struct x86_cpu *cpu, const void *unused, uint32_t class)
-{
-	(void)unused, (void)class;
-	x86_fpu_load(cpu);
-	return false;
+	t->stub_fill[mmu][write] = here(e);
+	emit_bytes(e, (const uint8_t[]){ 0x50, 0x51 }, 2); /* push rax; push rcx */
+	emit_gs_t1(e, true, 0x03, HOST_T0, first + tag);
+	emit_gs_t1(e, true, 0x2b, HOST_T0, victim + tag);
+	emit_bytes(e, (const uint8_t[]){ 0x48, 0x8b, 0x4c, 0x24, 0x10, 0x8b, 0x09 },
+		   7); /* mov rcx, [rsp+16]; mov ecx, [rcx] */
+	emit_mov_imm64(e, HOST_RAX, (uint64_t)(uintptr_t)t->arena);
+	emit_bytes(e, (const uint8_t[]){ 0x48, 0x01, 0xc1 }, 3); /* add rcx, rax: struct translate_check */
+	emit_bytes(e, (const uint8_t[]){ 0x0f, 0xb7, 0x41, offsetof(struct translate_check, span) },
+		   4);                                                          /* movzx eax, span */
+	emit_bytes(e, (const uint8_t[]){ 0xf7, 0xd8, 0x05, 0, 0x10, 0, 0 }, 7); /* neg eax; add eax, 4096 */
+	emit_rr(e, true, 0x39, HOST_RAX, HOST_T0);                              /* cmp r11, rax */
+	miss = emit_jcc(e, CC_A);
+	emit_gs_t1(e, true, 0x03, HOST_T0, victim + (uint32_t)offsetof(struct x86_tlb_entry, host));
+	emit_bytes(e, (const uint8_t[]){ 0x8b, 0x49, offsetof(struct translate_check, hit) }, 3); /* mov ecx, hit */
+	emit_mov_imm64(e, HOST_RAX, (uint64_t)(uintptr_t)t->rx);
+	emit_bytes(e, (const uint8_t[]){ 0x48, 0x01, 0xc8 }, 3); /* add rax, rcx */
+	emit_mov_rr(e, HOST_T1, HOST_RAX);
+	emit_bytes(e, (const uint8_t[]){ 0x59, 0x58, 0x48, 0x83, 0xc4, 8 }, 6); /* pop rcx; pop rax; add rsp, 8 */
+	emit_bytes(e, (const uint8_t[]){ 0x41, 0xff, 0xe6 }, 3);                /* jmp r14 */
+	emit_bind(e, miss);
+	emit_bytes(e, (const uint8_t[]){ 0x59, 0x58 }, 2);
+	emit_branch(e, OP_JMP, t->stub_detour);
 }
 
 void translate_stubs_create(struct translate *t)
@@ -125,14 +157,12 @@ void translate_stubs_create(struct translate *t)
 	struct emit e = { .p = t->rw + t->used, .to_rx = t->rx - t->rw };
 
 	emit_enter(t, &e);
-	t->stub_indirect = here(&e);
-	emit_rm(&e, true, 0x89, HOST_T0, HOST_CPU, offsetof(struct x86_cpu, rip));
-	emit_bytes(&e, (const uint8_t[]){ 0x45, 0x31, 0xdb }, 3); /* xor r11d, r11d */
-	t->stub_exit = here(&e);
-	emit_regs(&e, true);
-	emit_mov_rr(&e, HOST_RAX, HOST_T0);
-	emit_return(&e, 0);
-	emit_interp_stub(t, &e, (const void *)translate_interp_op, &t->stub_interp);
-	emit_interp_stub(t, &e, (const void *)vector_ready, &t->stub_vector);
+	emit_detour(t, &e);
+	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
+		emit_jump(t, &e, mmu);
+	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++) {
+		emit_fill(t, &e, mmu, false);
+		emit_fill(t, &e, mmu, true);
+	}
 	t->used = (uint32_t)(e.p - t->rw + 63) & ~63u;
 }

@@ -3,17 +3,24 @@
  * The `translate` engine, inside: dynamic binary translation of 64-bit guest code; everything else runs as
  * `interp` blocks.
  *
- * A block is straight guest code inside one page, found by guest physical address and mode. Its code does not
- * depend on the linear address: RIP is frame.rip_page + a constant. Guest registers live in the host registers
- * of the same name, but RSP (host r10) and R10, R11, R14, R15, which stay in struct x86_cpu: host r11 and
- * r14 are scratch, r15 holds the cpu, GS the TLB (struct x86_tlb, with struct translate_frame in its `engine`).
+ * A block is guest code inside one page, entered at its start, with side exits at its conditional jumps; it is found by
+ * guest physical address and mode. Its code does not depend on the linear address: RIP is frame.rip_page + a constant.
+ * Guest registers live in the host registers of the same name, but RSP (host r10) and R10, R11, R14, R15, which
+ * stay in the frame: host r11 and r14 are scratch, r15 is the stack window, GS leads to the TLB (struct x86_tlb, with
+ * struct translate_frame in its `engine`).
+ *
+ * Memory operands go through the TLB inline. Operands of a block that share a base register and lie close together
+ * share one check ("window", window.c); those relative to RSP use one page's translation kept in r15 across blocks.
+ * Where such a check fails for good (a page end in between, MMIO) the rest of the block runs as another one, translated
+ * in TRANSLATE_MODE_PLAIN: each operand on its own.
  *
  * Between blocks the arithmetic flags are in frame.flags as LAHF and SETO give them; inside a block they stay
  * in the host's where liveness lets them. Flags that are overwritten before anything reads them are not
  * kept: a fault in between shows older ones.
  *
- * An instruction without an emitter, and one whose memory operand misses the TLB, runs as its interp_insn
- * (translate_interp_op): there is one slow path, and it is precise because interp is.
+ * What translated code cannot do it calls C for (a struct translate_record says what): an instruction without an
+ * emitter, and one whose operand has no entry in the TLB after a fill, runs as its interp_insn. There is one slow path,
+ * and it is precise because interp is.
  *
  * Which code is still valid: every vCPU of the VM withholds the write tags of pages that hold translated code of
  * any of them (translate_vm.pages), so each write is reported: to the writer at once, to the others through
@@ -30,26 +37,41 @@
 #include "interp/interp.h"
 #include "x86/tlb.h"
 
-#define TRANSLATE_CODE_SIZE (32u << 20) /* unless the client says otherwise */
+#define TRANSLATE_CODE_SIZE (48u << 20) /* code and what is known about it, unless the client says otherwise */
 #define TRANSLATE_BLOCK_INSNS 48
-#define TRANSLATE_BLOCK_CODE (48u << 10) /* more than any block takes */
-#define TRANSLATE_HASH_BITS 15
+#define TRANSLATE_BLOCK_CODE (24u << 10) /* more than any block takes, in the code cache as in the arena */
+#define TRANSLATE_HASH_BITS 16
 #define TRANSLATE_PAGE_BITS 12
-#define TRANSLATE_JUMP_BITS 12
-#define TRANSLATE_JUMP_USED 512
+#define TRANSLATE_JUMP_BITS 14
+#define TRANSLATE_JUMP_FACTOR 0x9e3779b1u
+#define TRANSLATE_JUMP_USED 4096
+#define TRANSLATE_INSN_BITS 12
+#define TRANSLATE_VICTIMS 256
 #define TRANSLATE_MAILBOX 32
+
+/* No canonical address is near it. With it goes a window on translate_frame.nowhere. */
+#define TRANSLATE_NO_PAGE (UINT64_C(1) << 62)
 
 /* What translated code reaches through GS. */
 struct translate_frame {
 	uint64_t rip_page; /* linear address of the page it runs in */
-	uint64_t insns;    /* begun since last counted */
-	uint64_t target;   /* of an indirect call while its return address is pushed */
-	uint16_t flags;    /* AL: OF, AH: as LAHF */
+	uint64_t insns;    /* begun since last counted, if they are counted */
+	uint64_t gpr[4];   /* the guest's R10, R11, R14, R15 */
+	uint64_t fs_base, gs_base;
+	uint64_t stack_page; /* GVA of the page that `window` is for */
+	uint64_t window;     /* HVA - GVA there; in r15 while translated code runs */
+	uint64_t scratch;    /* r11 while C is called */
+	_Atomic uint32_t poll;
+	uint16_t flags; /* AL: OF, AH: as LAHF */
+	uint8_t vector; /* cpu->fpu.live */
 	/* Where code at a linear address starts, by context of the TLB; rip 1: none. */
 	struct translate_jump {
 		uint64_t rip;
 		const void *code;
 	} jump[X86_MMU_COUNT][1u << TRANSLATE_JUMP_BITS];
+	_Alignas(64) uint8_t nowhere[TZ_PAGE_SIZE];
+	/* Entries that lost their place in the TLB to another page, good until a flush. Empty: tags as there. */
+	struct x86_tlb_entry victim[X86_MMU_COUNT][X86_TLB_SIZE];
 };
 _Static_assert(sizeof(struct translate_frame) <= X86_TLB_ENGINE_SIZE, "must fit");
 
@@ -57,14 +79,53 @@ struct translate_block;
 struct translate_counters;
 struct builder;
 
-/* A direct jump to another block of the same page: to `stub` until it is linked. */
+enum translate_action {
+	ACTION_CROSS,  /* the instruction lies in two pages, the second is not as it was: run it by interp, leave */
+	ACTION_INTERP, /* run the instruction by interp; go on behind it if there is `resume` */
+	ACTION_FILL,   /* fill the TLB and try again, else as ACTION_INTERP */
+	ACTION_WINDOW, /* fill the TLB and try again, else leave for the plain block */
+	ACTION_STACK,  /* likewise, for the stack window */
+	ACTION_VECTOR, /* put the FPU's state into the registers */
+	ACTION_EXIT,   /* to another block: the record starts a struct translate_exit */
+	ACTION_GOTO,   /* to the linear address rip_page + disp */
+	ACTION_JUMP,   /* to the linear address in frame.scratch */
+};
+
+/*
+ * Why translated code calls C, and where it goes on. In the arena; its offset there follows the call. There are many:
+ * code and other records are named by their offsets.
+ */
+struct translate_record {
+	uint32_t block, resume; /* resume 0: it does not go on */
+	int32_t disp;           /* of the checked operand, or of the target in the page */
+	uint16_t offset;        /* of the instruction in the page */
+	int16_t adjust;         /* of RSP, to undo what was done too early */
+	uint8_t action, flags;  /* enum translate_action, TRANSLATE_RECORD_* */
+	int8_t since;           /* instructions completed in the block and not counted yet; -1: one too many were */
+	uint8_t align;          /* of the operand, which interp insists on */
+};
+#define TRANSLATE_RECORD_WRITE 1u    /* the instruction writes */
+#define TRANSLATE_RECORD_WINDOW_W 2u /* the check asks for the write tag */
+#define TRANSLATE_RECORD_VECTOR 4u   /* the FPU's state must be in the registers behind it */
+#define TRANSLATE_RECORD_PLAIN 16u   /* an exit to a plain block, in the middle of this one */
+#define TRANSLATE_RECORD_NO_FILL 8u  /* it may turn out to access nothing */
+
+/* ACTION_FILL, _WINDOW, _STACK: the first byte checked, as in struct interp_insn; how many. */
+struct translate_check {
+	struct translate_record record;
+	uint32_t retry, hit; /* where it starts, where it has succeeded */
+	uint16_t span;
+	uint8_t base, index, shift, seg, wide; /* wide: 64-bit addresses */
+};
+
+/* ACTION_EXIT: a direct jump to another block of the same page. To `stub` until it is linked. */
 struct translate_exit {
-	uint8_t *patch; /* rel32, where it can be written */
-	int32_t unlinked;
-	uint16_t target; /* offset in the page */
-	struct translate_block *from;
-	struct translate_exit *next_in; /* of the block it is linked to */
-	bool linked;
+	struct translate_record record;
+	uint32_t next_in;     /* of the block it is linked to */
+	uint32_t jump, last;  /* rel32s: of the branch itself, and behind the stub */
+	uint32_t stub;        /* saves the flags, polls (if it goes back), then `last` */
+	uint8_t saved, leave; /* behind it: where the flags are saved; where C is called */
+	bool backward, linked;
 };
 
 /* Bytes of the page that the translation depends on. */
@@ -78,9 +139,13 @@ struct translate_block {
 	const void *code;
 	struct translate_block *hash_next, *page_next;
 	struct translate_page *page;
-	struct translate_exit *incoming;
-	struct translate_exit exit[2];
-	struct translate_range range[3]; /* itself, and what was looked at behind its jumps */
+	/* An instruction across a page end has one block for it and one that stands for its bytes in the second page.
+	 */
+	struct translate_block *partner;
+	struct translate_range range[2]; /* itself, and what was looked at behind its jump */
+	uint32_t incoming;               /* exits that are linked to it */
+	uint8_t cross;                   /* bytes in the second page; they follow range[0].source */
+	bool needs_flags;                /* the arithmetic ones, at its start */
 	bool dead;
 };
 
@@ -88,7 +153,7 @@ struct translate_page {
 	uint64_t gpa;
 	struct translate_page *next;
 	struct translate_block *blocks;
-	uint32_t epoch; /* when its bytes were last compared */
+	uint32_t epoch, flushes; /* when its bytes were last compared */
 };
 
 /* The translating vCPUs of one VM. */
@@ -108,22 +173,36 @@ struct translate {
 
 	uint8_t *rw, *rx; /* the code cache, mapped twice: never writable and executable */
 	uint32_t used, fixed, code_size;
-	uint64_t wipes; /* since creation: what pointed to blocks before the last one is dead */
+	uint32_t cold, cold_start; /* what blocks seldom run lies behind cold_start, up to `cold` */
+	uint64_t wipes;            /* since creation: what pointed to blocks before the last one is dead */
 	uint8_t *arena;
 	size_t arena_used, arena_size;
 	struct translate_block *hash[1u << TRANSLATE_HASH_BITS];
 	struct translate_page *page[1u << TRANSLATE_PAGE_BITS];
 	uint16_t owned[X86_TLB_CODE_WORDS * 64]; /* live blocks by hash of their page; others look at != 0 */
+	/* Instructions that left translated code lately, decoded. */
+	struct translate_decoded {
+		const struct translate_record *record;
+		struct interp_insn insn;
+	} decoded[1u << TRANSLATE_INSN_BITS];
 
-	uint64_t mode;    /* of the jump caches */
-	uint32_t flushes; /* tlb->flushes they belong to */
-	uint32_t epoch;   /* counts entries from the client, which may have changed code meanwhile */
-	uint16_t jump_used[TRANSLATE_JUMP_USED];
-	unsigned jump_count;
+	uint64_t mode;  /* of the jump caches */
+	uint32_t epoch; /* counts entries from the client, which may have changed code meanwhile */
+	struct translate_jumps {
+		uint16_t used[TRANSLATE_JUMP_USED];
+		unsigned count;
+		bool local, huge;             /* pages that are not global, or larger than 2 MiB */
+		uint64_t page[64], large[64]; /* filters: pages, and 2 MiB regions, they are in */
+	} jumps[X86_MMU_COUNT];
+	uint16_t victim_used[TRANSLATE_VICTIMS]; /* with the context above the index */
+	unsigned victim_count;
+	uint64_t tlb_generation; /* of the stack window and the victims */
+	unsigned window_mmu;     /* of the stack window */
 	struct builder *builder; /* room to translate a block in */
-	unsigned left;           /* instructions of the block not completed, while one runs as interp_insn */
-
-	uint64_t op_rip; /* where that one is */
+	bool plain;              /* the next block is one of TRANSLATE_MODE_PLAIN */
+	bool by_interp;          /* the next one cannot be translated */
+	bool op_runs;            /* interp runs an instruction of a block, if they are counted: */
+	uint64_t op_rip;         /* the one there */
 	struct translate_counters *counters;
 
 	/* Writes by other vCPUs to pages this one has code of. Under the registry's lock. */
@@ -134,16 +213,27 @@ struct translate {
 	} mail[TRANSLATE_MAILBOX];
 
 	/* Entry points of the fixed code (stubs.c), executable addresses. */
-	struct translate_exit *(*enter)(struct x86_cpu *cpu, const void *code);
-	const uint8_t *stub_exit;     /* with the exit or NULL in r11 */
-	const uint8_t *stub_indirect; /* RIP in r11 */
-	const uint8_t *stub_interp;   /* call: insn in r11, offset | left << 16 in r14d */
-	const uint8_t *stub_vector;   /* call: enum vector_class in r14d; puts the FPU's state into the registers */
+	void (*enter)(struct x86_cpu *cpu, const void *code);
+	const uint8_t *stub_detour; /* call, with the record's offset behind the call */
+	const uint8_t *stub_fill[X86_MMU_COUNT]
+				[2]; /* likewise, behind a failed check (of the write tag); first the victims */
+	const uint8_t *stub_jump[X86_MMU_COUNT]; /* likewise, with RIP in r11: through the jump cache */
 };
 
 static inline struct translate *translate_of(struct x86_cpu *cpu)
 {
 	return cpu->engine_data;
+}
+
+/* The arena's offsets. */
+static inline void *translate_at(const struct translate *t, uint32_t offset)
+{
+	return t->arena + offset;
+}
+
+static inline uint32_t translate_offset(const struct translate *t, const void *p)
+{
+	return (uint32_t)((const uint8_t *)p - t->arena);
 }
 
 static inline int translate_lahf(uint64_t rflags)
@@ -158,13 +248,27 @@ void translate_wipe(struct translate *t); /* forget all code; nothing of it may 
 struct translate_block *translate_find(struct translate *t, uint64_t key);
 void translate_insert(struct translate *t, struct translate_block *b);
 void translate_link(struct translate *t, struct translate_exit *x, struct translate_block *to);
-void translate_jump_insert(struct translate *t, unsigned mmu, uint64_t rip, const void *code);
-bool translate_jump_known(const struct translate *t, unsigned mmu, uint64_t rip);
-void translate_jump_clear(struct translate *t);
 /* Compare all blocks of a page with memory, drop those that differ. */
-void translate_page_check(struct translate *t, uint64_t gpa, const uint8_t *host);
+void translate_page_check(struct translate *t, struct translate_page *p, const uint8_t *host);
+struct translate_page *translate_page_find(struct translate *t, uint64_t gpa);
+void translate_insert_ghost(struct translate *t, struct translate_block *b, uint64_t gpa);
 void *translate_alloc(struct translate *t, size_t size); /* from the arena; the caller has seen to room */
 bool translate_room(const struct translate *t);
+/* Drop the blocks that depend on these bytes. True if there were any. */
+bool translate_drop(struct translate *t, uint64_t gpa, unsigned len);
+
+/* ---- jump.c: where code at a linear address is ---- */
+/* e: the page's entry */
+void translate_jump_insert(struct translate *t, unsigned mmu, uint64_t rip, const void *code,
+			   const struct x86_tlb_info *e);
+void translate_flushed(struct x86_cpu *cpu, enum x86_tlb_flush what, uint64_t gva);     /* tlb->flushed */
+const void *translate_jump_find(const struct translate *t, unsigned mmu, uint64_t rip); /* NULL: unknown */
+void translate_jump_clear(struct translate *t);
+
+/* ---- victim.c: the second place of TLB entries ---- */
+void translate_victim_clear(struct translate *t);
+/* Room for another page in its place: the entry of `gva` moves to the victims. */
+void translate_victim_save(struct translate *t, unsigned mmu, uint64_t gva);
 
 /* ---- vm.c ---- */
 int translate_vm_join(struct translate *t);
@@ -174,15 +278,11 @@ void translate_protect(struct translate *t, uint64_t gpa);
 void translate_protect_done(struct translate *t, uint64_t gpa);
 void translate_written(struct x86_cpu *cpu, gpa_t gpa, unsigned len); /* tlb->code_written */
 void translate_mail_read(struct translate *t);
-/* cache.c, for vm.c: drop the blocks that depend on these bytes. True if there were any. */
-bool translate_drop(struct translate *t, uint64_t gpa, unsigned len);
 
 /* ---- counters.c ---- */
 struct translate_counters *translate_counters_create(void); /* NULL: no memory */
 void translate_counters_destroy(struct translate_counters *c);
-/* An instruction of a block, in the arena: each run of it by interp is counted by its mnemonic. */
-struct interp_insn *translate_insn_alloc(struct translate *t);
-void translate_insn_count(struct interp_insn *i);
+void translate_count_fallback(struct translate *t, unsigned mnemonic);
 /* The most frequent ones. Names last as long as the counters. Thread: any. */
 unsigned translate_counters_read(struct x86_cpu *cpu, struct engine_stat *rows, unsigned max);
 
@@ -191,12 +291,27 @@ unsigned translate_counters_read(struct x86_cpu *cpu, struct engine_stat *rows, 
 bool translate_perf_map_init(void); /* is it wanted? */
 void translate_perf_map(struct translate *t, const void *code, uint64_t rip);
 
+/* ---- trace.c ---- */
+/* For people, where the environment asks for it: the guest's and the host's code of a new block. */
+void translate_trace_init(void);
+void translate_trace(struct translate *t, const struct translate_block *b, uint64_t rip);
+
 /* ---- stubs.c ---- */
+struct emit;
 void translate_stubs_create(struct translate *t);
-/* Called by translated code. True: leave it. */
-bool translate_interp_op(struct x86_cpu *cpu, const struct interp_insn *i, uint32_t where);
-void translate_flags_split(struct translate *t);
-void translate_flags_merge(struct translate *t);
+/* To the linear address in r11 through the jump cache; r14 and the flags are lost. Returns rel32s to be bound to what
+ * happens where it is unknown. */
+void translate_emit_jump(struct emit *e, unsigned mmu, uint8_t *miss[2]);
+
+/* ---- runtime.c ---- */
+/* Called by translated code. Where to go on, or NULL: leave it. */
+const void *translate_detour(struct x86_cpu *cpu, const uint8_t *site);
+/*
+ * The code for CS:RIP, made if need be; the frame is ready for it. NULL: run() has something else to do. Raises what
+ * the fetch raises. x: the exit that leads there, to be linked, or NULL.
+ */
+const void *translate_next(struct x86_cpu *cpu, struct translate *t, struct translate_exit *x);
+void translate_frame_leave(struct translate *t); /* struct x86_cpu is the truth again */
 
 /* ---- block.c ---- */
 #define TRANSLATE_MODE_SHIFT 52
@@ -204,6 +319,7 @@ void translate_flags_merge(struct translate *t);
 #define TRANSLATE_MODE_SSE 4u /* neither #UD nor #NM, SIMD floating-point exceptions masked */
 #define TRANSLATE_MODE_AVX 8u
 #define TRANSLATE_MODE_AVX512 16u
+#define TRANSLATE_MODE_PLAIN 32u /* no windows */
 
 /* What translated code depends on besides its bytes. */
 static inline uint64_t translate_mode(const struct x86_cpu *cpu)
@@ -223,5 +339,11 @@ static inline uint64_t translate_mode(const struct x86_cpu *cpu)
 }
 /* Translate the code at page + offset, of which `host` maps the page. NULL: its first instruction is not for us. */
 struct translate_block *translate_block_make(struct translate *t, uint64_t key, const uint8_t *host);
+
+static inline bool translate_translatable(const struct x86_cpu *cpu)
+{
+	/* Alignment checks (SDM 3A 6.15 #AC) are interp's. */
+	return cpu->code_size == 8 && !(cpu->cpl == 3 && (cpu->rflags & X86_AC) && (cpu->cr0 & X86_CR0_AM));
+}
 
 #endif

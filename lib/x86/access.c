@@ -26,6 +26,7 @@ static void tlb_fill(struct x86_cpu *cpu, unsigned mmu, uint64_t gva, const stru
 	struct x86_tlb *tlb = cpu->tlb;
 	uint64_t page = gva & ~TZ_PAGE_MASK, gpa = w->gpa.v & ~TZ_PAGE_MASK;
 	struct x86_tlb_entry *e = x86_tlb_slot(cpu, mmu, gva);
+	struct x86_tlb_info *info = x86_tlb_info(cpu, e);
 	unsigned i = (unsigned)(e - tlb->e[mmu]);
 	uint64_t bit = BIT64(i % 64);
 	unsigned watched = unlikely(cpu->dr_watch) ? x86_watch_kinds(cpu, page, TZ_PAGE_SIZE) : 0;
@@ -46,12 +47,11 @@ static void tlb_fill(struct x86_cpu *cpu, unsigned mmu, uint64_t gva, const stru
 			       ? page
 			       : x86_tlb_withheld(page);
 	e->tag_exec = w->executable ? page : x86_tlb_withheld(page);
-	e->addend = (uintptr_t)hit->hva - (gva & TZ_PAGE_MASK) - page;
 	e->host = (uintptr_t)hit->hva - (gva & TZ_PAGE_MASK);
-	e->gpa = gpa;
-	e->global = w->global;
-	e->page_shift = w->page_shift;
-	e->flags = flags;
+	info->gpa = gpa;
+	info->global = w->global;
+	info->page_shift = w->page_shift;
+	info->flags = flags;
 
 	if (w->global) {
 		tlb->global.w[mmu][i / 64] |= bit;
@@ -81,19 +81,20 @@ static bool try_locate(struct x86_cpu *cpu, uint64_t gva, unsigned size, unsigne
 		       uint32_t *error)
 {
 	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, mmu, gva);
+	const struct x86_tlb_info *info = x86_tlb_info(cpu, e);
 	uint64_t page = gva & ~TZ_PAGE_MASK;
 	struct x86_walk w;
 	struct mem_hit hit;
 	bool known = kind == X86_ACCESS_EXEC ? e->tag_exec == page
 		     : e->tag_read != page && e->tag_read != x86_tlb_withheld(page)
 			     ? false
-			     : e->flags & (kind == X86_ACCESS_WRITE ? X86_TLB_WRITE : X86_TLB_READ);
+			     : info->flags & (kind == X86_ACCESS_WRITE ? X86_TLB_WRITE : X86_TLB_READ);
 
 	p->size = size;
 	if (known) {
-		p->host = (uint8_t *)(gva + e->addend);
-		p->gpa = GPA(e->gpa | (gva & TZ_PAGE_MASK));
-		p->flags = e->flags;
+		p->host = x86_tlb_host(e, gva);
+		p->gpa = GPA(info->gpa | (gva & TZ_PAGE_MASK));
+		p->flags = info->flags;
 		return true;
 	}
 	if (unlikely(!x86_walk(cpu, GVA(gva), kind, mmu, false, &w))) {
@@ -109,7 +110,7 @@ static bool try_locate(struct x86_cpu *cpu, uint64_t gva, unsigned size, unsigne
 	if (kind == X86_ACCESS_WRITE && (hit.slot->flags & MEM_SLOT_READONLY))
 		return true;
 	p->host = hit.hva;
-	p->flags = e->flags;
+	p->flags = info->flags;
 	return true;
 }
 
@@ -119,6 +120,20 @@ static void locate(struct x86_cpu *cpu, uint64_t gva, unsigned size, unsigned ki
 
 	if (unlikely(!try_locate(cpu, gva, size, kind, mmu, p, &error)))
 		x86_raise_page_fault(cpu, GVA(gva), error);
+}
+
+bool x86_tlb_fill(struct x86_cpu *cpu, uint64_t gva, unsigned kind, unsigned mmu)
+{
+	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, mmu, gva);
+	uint64_t page = gva & ~TZ_PAGE_MASK;
+	struct place p;
+	uint32_t error;
+
+	/* Known and yet withheld: the walk would say no more than that. */
+	if (unlikely((uint64_t)((int64_t)gva >> 47) + 1 > 1 || e->tag_read == x86_tlb_withheld(page)) ||
+	    !try_locate(cpu, gva, 1, kind, mmu, &p, &error))
+		return false;
+	return (kind == X86_ACCESS_WRITE ? e->tag_write : e->tag_read) == page;
 }
 
 static bool crosses(uint64_t gva, unsigned size)
@@ -283,7 +298,7 @@ static inline uint8_t *fast_ptr(struct x86_cpu *cpu, uint64_t gva, unsigned size
 	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, mmu, gva);
 
 	if (likely((write ? e->tag_write : e->tag_read) == (gva & ~TZ_PAGE_MASK) && !crosses(gva, size)))
-		return (uint8_t *)(gva + e->addend);
+		return x86_tlb_host(e, gva);
 	return NULL;
 }
 

@@ -25,7 +25,7 @@ void x86_write_slow(struct x86_cpu *cpu, uint64_t gva, uint64_t value, unsigned 
 	{                                                                                                              \
 		const struct x86_tlb_entry *e = x86_tlb_slot(cpu, mmu, gva);                                           \
 		if (likely(e->tag_read == (gva & ~TZ_PAGE_MASK) && (gva & TZ_PAGE_MASK) <= TZ_PAGE_SIZE - (bits) / 8)) \
-			return guest_load##bits((const void *)(gva + e->addend));                                      \
+			return guest_load##bits(x86_tlb_host(e, gva));                                                 \
 		return (uint##bits##_t)x86_read_slow(cpu, gva, (bits) / 8, mmu);                                       \
 	}                                                                                                              \
 	static inline void x86_write##bits##_mmu(struct x86_cpu *cpu, uint64_t gva, uint##bits##_t v, unsigned mmu)    \
@@ -33,7 +33,7 @@ void x86_write_slow(struct x86_cpu *cpu, uint64_t gva, uint64_t value, unsigned 
 		const struct x86_tlb_entry *e = x86_tlb_slot(cpu, mmu, gva);                                           \
 		if (likely(e->tag_write == (gva & ~TZ_PAGE_MASK) &&                                                    \
 			   (gva & TZ_PAGE_MASK) <= TZ_PAGE_SIZE - (bits) / 8))                                         \
-			guest_store##bits((void *)(gva + e->addend), v);                                               \
+			guest_store##bits(x86_tlb_host(e, gva), v);                                                    \
 		else                                                                                                   \
 			x86_write_slow(cpu, gva, v, (bits) / 8, mmu);                                                  \
 	}                                                                                                              \
@@ -82,6 +82,13 @@ void x86_write_bytes(struct x86_cpu *cpu, uint64_t gva, const void *buf, unsigne
  */
 void *x86_host_read_ptr(struct x86_cpu *cpu, uint64_t gva, unsigned size, unsigned mmu);
 void *x86_host_write_ptr(struct x86_cpu *cpu, uint64_t gva, unsigned size, unsigned mmu);
+
+/*
+ * For code with an inline TLB check: make the entry of `gva` allow accesses of `kind` (X86_ACCESS_*). False: nothing
+ * was done, or the tag stays withheld (MMIO, watched, code ...): the access takes the slow way. Raises nothing. A and D
+ * are set as for an access: ask only for one that is about to happen.
+ */
+bool x86_tlb_fill(struct x86_cpu *cpu, uint64_t gva, unsigned kind, unsigned mmu);
 
 /*
  * Instruction fetch: up to `want` bytes at linear address `gva` into buf; stops silently at a

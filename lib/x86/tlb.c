@@ -16,7 +16,7 @@ static void entry_clear(struct x86_tlb *tlb, unsigned mmu, unsigned i)
 	struct x86_tlb_entry *e = &tlb->e[mmu][i];
 
 	e->tag_read = e->tag_write = e->tag_exec = x86_tlb_withheld((uint64_t)i << TZ_PAGE_SHIFT);
-	e->flags = 0;
+	tlb->info[mmu][i].flags = 0;
 }
 
 int x86_tlb_create(struct x86_cpu *cpu)
@@ -57,17 +57,23 @@ static void set_flush(struct x86_tlb *tlb, struct x86_tlb_set *set)
 	}
 }
 
-void x86_tlb_flush_nonglobal(struct x86_cpu *cpu)
+static void note_flush(struct x86_cpu *cpu, enum x86_tlb_flush what, uint64_t gva)
 {
 	STAT_INC(cpu, TLB_FLUSHES);
 	cpu->tlb->flushes++;
+	if (cpu->tlb->flushed)
+		cpu->tlb->flushed(cpu, what, gva);
+}
+
+void x86_tlb_flush_nonglobal(struct x86_cpu *cpu)
+{
+	note_flush(cpu, X86_TLB_FLUSH_NONGLOBAL, 0);
 	set_flush(cpu->tlb, &cpu->tlb->local);
 }
 
 void x86_tlb_flush_all(struct x86_cpu *cpu)
 {
-	STAT_INC(cpu, TLB_FLUSHES);
-	cpu->tlb->flushes++;
+	note_flush(cpu, X86_TLB_FLUSH_ALL, 0);
 	set_flush(cpu->tlb, &cpu->tlb->local);
 	set_flush(cpu->tlb, &cpu->tlb->global);
 	cpu->tlb->large_lo = UINT64_MAX;
@@ -97,9 +103,8 @@ static void flush_large(struct x86_tlb *tlb, uint64_t gva)
 		for (unsigned word = 0; word < X86_TLB_WORDS; word++) {
 			for (uint64_t bits = tlb->large.w[mmu][word]; bits; bits &= bits - 1) {
 				unsigned i = word * 64 + (unsigned)__builtin_ctzll(bits);
-				const struct x86_tlb_entry *e = &tlb->e[mmu][i];
 
-				if (!((entry_page(e) ^ gva) >> e->page_shift))
+				if (!((entry_page(&tlb->e[mmu][i]) ^ gva) >> tlb->info[mmu][i].page_shift))
 					entry_drop(tlb, mmu, i);
 			}
 		}
@@ -112,8 +117,7 @@ void x86_tlb_flush_page(struct x86_cpu *cpu, gva_t gva)
 	uint64_t page = gva.v & ~TZ_PAGE_MASK;
 	unsigned i = (gva.v >> TZ_PAGE_SHIFT) & (X86_TLB_SIZE - 1);
 
-	STAT_INC(cpu, TLB_FLUSHES);
-	cpu->tlb->flushes++;
+	note_flush(cpu, X86_TLB_FLUSH_PAGE, gva.v);
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
 		if (entry_page(&tlb->e[mmu][i]) == page)
 			entry_drop(tlb, mmu, i);
@@ -143,9 +147,10 @@ static void set_protect(struct x86_tlb *tlb, const struct x86_tlb_set *set, unsi
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++) {
 		for (unsigned word = 0; word < X86_TLB_WORDS; word++) {
 			for (uint64_t bits = set->w[mmu][word]; bits; bits &= bits - 1) {
-				struct x86_tlb_entry *e = &tlb->e[mmu][word * 64 + (unsigned)__builtin_ctzll(bits)];
+				unsigned i = word * 64 + (unsigned)__builtin_ctzll(bits);
+				struct x86_tlb_entry *e = &tlb->e[mmu][i];
 
-				if (code_hash(GPA(e->gpa)) == hash)
+				if (code_hash(GPA(tlb->info[mmu][i].gpa)) == hash)
 					e->tag_write = x86_tlb_withheld(entry_page(e));
 			}
 		}
@@ -161,6 +166,7 @@ void x86_tlb_protect_code(struct x86_cpu *cpu, gpa_t page)
 	if (x86_tlb_is_code(cpu, page))
 		return;
 	tlb->code_filter[h / 64] |= BIT64(h % 64);
+	tlb->withholds++;
 	set_protect(tlb, &tlb->local, h);
 	set_protect(tlb, &tlb->global, h);
 }
@@ -178,6 +184,7 @@ unsigned x86_tlb_code_hash(gpa_t page)
 
 void x86_tlb_withhold_writes(struct x86_cpu *cpu, gpa_t page)
 {
+	cpu->tlb->withholds++;
 	set_protect(cpu->tlb, &cpu->tlb->local, code_hash(page));
 	set_protect(cpu->tlb, &cpu->tlb->global, code_hash(page));
 }

@@ -19,20 +19,23 @@ enum x86_mmu_index {
 	X86_MMU_COUNT
 };
 
-#define X86_TLB_BITS 10
+#define X86_TLB_BITS 11
 #define X86_TLB_SIZE (1u << X86_TLB_BITS)
-#define X86_TLB_ENGINE_SIZE (200u << 10)
-#define X86_TLB_CODE_WORDS 1024
+#define X86_TLB_ENGINE_SIZE (1100u << 10)
+#define X86_TLB_CODE_WORDS 16384    /* a bit a page up to 4 GiB, which those above share */
 #define X86_TLB_INVALID UINT64_C(1) /* never equals a page address */
 
-/* A cache line each: an access touches one, and the index is a shift. */
+/* What an access needs: half a cache line, and the index is a shift. */
 struct x86_tlb_entry {
-	_Alignas(64) uint64_t tag_read; /* GVA of the page if a read may go straight to memory, else has bit 0 set */
+	_Alignas(32) uint64_t tag_read; /* GVA of the page if a read may go straight to memory, else has bit 0 set */
 	uint64_t tag_write;
 	uint64_t tag_exec;
-	uintptr_t addend; /* HVA = GVA + addend */
-	uintptr_t host;   /* HVA of the page */
-	uint64_t gpa;     /* of the page; valid if any tag is */
+	uintptr_t host; /* HVA of the page */
+};
+
+/* What else is known of an entry. */
+struct x86_tlb_info {
+	uint64_t gpa; /* of the page; valid if any tag is */
 	bool global;
 	uint8_t page_shift; /* of the page it was taken from: 12, 21, 22, 30 */
 	uint8_t flags;      /* X86_TLB_*: what paging allows, whatever the tags say; 0 in an empty entry */
@@ -54,8 +57,11 @@ struct x86_tlb_set {
 	uint64_t w[X86_MMU_COUNT][X86_TLB_WORDS];
 };
 
+enum x86_tlb_flush { X86_TLB_FLUSH_PAGE, X86_TLB_FLUSH_NONGLOBAL, X86_TLB_FLUSH_ALL };
+
 struct x86_tlb {
 	struct x86_tlb_entry e[X86_MMU_COUNT][X86_TLB_SIZE];
+	struct x86_tlb_info info[X86_MMU_COUNT][X86_TLB_SIZE];
 	/* GVAs that large pages were cached from (first, last byte): INVLPG outside of it need not look at `large`. */
 	uint64_t large_lo, large_hi;
 	struct x86_tlb_set local, global; /* entries in use: disjoint, so that a flush touches only what was filled */
@@ -67,9 +73,13 @@ struct x86_tlb {
 	 * before it); may be NULL.
 	 */
 	void (*code_written)(struct x86_cpu *cpu, gpa_t gpa, unsigned len);
+	/* The engine's hook for flushes: of what is cached for a page (of any size: at `gva`), or for all that is not
+	 * global or all. May be NULL. */
+	void (*flushed)(struct x86_cpu *cpu, enum x86_tlb_flush what, uint64_t gva);
 	/* Of an engine that shares it between vCPUs: pages whose writes take the slow path, hashed as code_filter. */
 	const _Atomic uint64_t *code_shared;
-	uint32_t flushes; /* counts: what was derived from mappings is stale when it changed */
+	uint32_t flushes;   /* counts: what was derived from mappings is stale when it changed */
+	uint32_t withholds; /* counts: write tags were taken back */
 	/* The engine's own: at a fixed distance from the entries for code that has one base register for both. */
 	_Alignas(64) uint8_t engine[X86_TLB_ENGINE_SIZE];
 };
@@ -77,6 +87,17 @@ struct x86_tlb {
 static inline struct x86_tlb_entry *x86_tlb_slot(struct x86_cpu *cpu, unsigned mmu, uint64_t gva)
 {
 	return &cpu->tlb->e[mmu][(gva >> TZ_PAGE_SHIFT) & (X86_TLB_SIZE - 1)];
+}
+
+static inline struct x86_tlb_info *x86_tlb_info(struct x86_cpu *cpu, const struct x86_tlb_entry *e)
+{
+	return &cpu->tlb->info[0][0] + (e - &cpu->tlb->e[0][0]);
+}
+
+/* The host's address of `gva`, which lies in the entry's page. */
+static inline uint8_t *x86_tlb_host(const struct x86_tlb_entry *e, uint64_t gva)
+{
+	return (uint8_t *)(e->host + (gva & TZ_PAGE_MASK));
 }
 
 int x86_tlb_create(struct x86_cpu *cpu); /* 0, -ENOMEM */

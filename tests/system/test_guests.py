@@ -31,7 +31,7 @@ VARIANTS = {
 }
 
 # What docs/caveats.md admits; such a test must fail until it is mended.
-CAVEATS = {("dma64", "translate"): "code that a device writes is not noticed while OUT is being finished"}
+CAVEATS = {}
 
 
 def guest_runs():

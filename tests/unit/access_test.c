@@ -376,7 +376,8 @@ static void test_sets(void **state)
 	}
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++) {
 		for (unsigned i = 0; i < X86_TLB_SIZE; i++) {
-			const struct x86_tlb_entry *e = &c->tlb->e[mmu][i];
+			const struct x86_tlb_info *e = &c->tlb->info[mmu][i];
+			const struct x86_tlb_entry *tags = &c->tlb->e[mmu][i];
 			unsigned local = (c->tlb->local.w[mmu][i / 64] >> (i % 64)) & 1;
 			unsigned global = (c->tlb->global.w[mmu][i / 64] >> (i % 64)) & 1;
 			unsigned large = (c->tlb->large.w[mmu][i / 64] >> (i % 64)) & 1;
@@ -386,7 +387,7 @@ static void test_sets(void **state)
 				assert_int_equal(global, e->global);
 				assert_int_equal(large, e->page_shift > 12);
 			} else {
-				assert_int_equal(e->tag_read & e->tag_write & e->tag_exec & 1, 1);
+				assert_int_equal(tags->tag_read & tags->tag_write & tags->tag_exec & 1, 1);
 				assert_int_equal(large, 0);
 			}
 		}

@@ -30,7 +30,8 @@ static void test_open_and_close(void **state)
 	assert_null(tz_engine_names()[2]);
 }
 
-/* Does the translator's mapping for code have this size? The VM with its one vCPU is made and closed. */
+/* Does the translator's mapping for code take a part of this size that leaves room for what it knows of the code? The
+ * VM with its one vCPU is made and closed. */
 static bool code_mapped(int sys, unsigned long size)
 {
 	int vm = tz_ioctl(sys, KVM_CREATE_VM, 0), vcpu;
@@ -47,7 +48,7 @@ static bool code_mapped(int sys, unsigned long size)
 		unsigned long from, to;
 
 		if (strstr(line, "trapeze-code") && sscanf(line, "%lx-%lx", &from, &to) == 2)
-			found = found || to - from == size;
+			found = found || (to - from < size && to - from > size / 4);
 	}
 	fclose(maps);
 	OK(tz_close(vcpu));
@@ -61,10 +62,10 @@ static void test_options(void **state)
 
 	(void)state;
 	assert_true(sys >= 0 && other >= 0);
-	assert_true(code_mapped(sys, 32ul << 20));
+	assert_true(code_mapped(sys, 48ul << 20));
 	OK(tz_set_option(sys, "code_cache_size", 1 << 20));
 	assert_true(code_mapped(sys, 1ul << 20));
-	assert_false(code_mapped(sys, 32ul << 20));
+	assert_false(code_mapped(sys, 48ul << 20));
 	FAILS(tz_set_option(sys, "code_cache_size", (1 << 20) - 1), EINVAL);
 	FAILS(tz_set_option(sys, "code_cache_size", (UINT64_C(1) << 30) + 1), EINVAL);
 	FAILS(tz_set_option(sys, "code_cache", 1 << 20), EINVAL);

@@ -33,11 +33,15 @@ static uint64_t rnd(void)
 	return seed;
 }
 
+static uint64_t code_cache_size;
+
 static struct fake *world(const struct tz_engine_ops *engine)
 {
 	struct fake *f = fake_create(1 << 20);
 
 	fake_long_mode(f);
+	f->cpu.count_insns = true;
+	f->cpu.code_cache_size = code_cache_size;
 	assert_int_equal(engine->vcpu_create(&f->cpu), 0);
 	return f;
 }
@@ -313,10 +317,13 @@ static void bad_return_is_precise(void **state)
 
 static void cache_is_bounded(void **state)
 {
-	(void)state;
+	teardown(state);
+	code_cache_size = ENGINE_CODE_CACHE_MIN;
+	setup(state);
+	code_cache_size = 0;
 	/* A new block every time: mov eax, imm32 with changing bytes, then hlt. */
 	CODE(0xb8, 0, 0, 0, 0, 0xf4);
-	for (uint32_t n = 0; n < 150000; n++) {
+	for (uint32_t n = 0; n < 20000; n++) {
 		fake_poke32(f, FAKE_CODE + 1, n);
 		cpu->rip = FAKE_CODE;
 		assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);

@@ -107,9 +107,9 @@ void accel_close(struct accel *accel)
 	accel->system_fd = -1;
 }
 
-int accel_set_code_cache(const struct accel *accel, uint64_t size)
+int accel_set_option(const struct accel *accel, const char *name, uint64_t value)
 {
-	if (accel->software && tz_set_option(accel->system_fd, "code_cache_size", size))
+	if (accel->software && tz_set_option(accel->system_fd, name, value))
 		return -errno;
 	return 0;
 }

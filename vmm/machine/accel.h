@@ -28,8 +28,8 @@ void accel_close(struct accel *accel);
 /* The names that choice may take, NULL-terminated, for --help and messages. */
 const char *const *accel_names(void);
 
-/* Bytes of code cache for each vCPU of the VMs to come, where the accelerator has one. 0, -EINVAL: out of range. */
-int accel_set_code_cache(const struct accel *accel, uint64_t size);
+/* An option of libtrapeze (tz_set_option()) for the VMs to come; nothing where the kernel is the accelerator. 0 or -errno. */
+int accel_set_option(const struct accel *accel, const char *name, uint64_t value);
 
 /* A KVM_CHECK_EXTENSION of the system handle. */
 int accel_capability(const struct accel *accel, int cap);

@@ -619,11 +619,13 @@ static int machine_open(struct machine *m)
 	if (!err)
 		err = accel_open(c->accel, &m->accel);
 	if (!err) {
-		err = accel_set_code_cache(&m->accel, c->code_cache);
+		err = accel_set_option(&m->accel, "code_cache_size", c->code_cache);
 		if (err)
 			msg_error("--code-cache: the accelerator %s does not take it: %s", m->accel.name,
 				  strerror(-err));
 	}
+	if (!err)
+		err = accel_set_option(&m->accel, "count_instructions", c->stats);
 	if (!err)
 		err = cpu_model_create(&m->accel, c->cpu_model, &m->cpu_model);
 	if (!err)

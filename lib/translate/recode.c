@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The guest's instruction with other registers and another memory operand. */
+#include "translate/block.h"
+
+struct recode {
+	unsigned reg, rm, vvvv; /* host numbers; reg and rm as encoded if they are no general register */
+	bool opcode_reg;        /* rm is in the opcode */
+	const struct host_mem *mem;
+	bool no_rex; /* names AH, CH, DH or BH */
+	bool rex;    /* had a REX: SPL, BPL, SIL, DIL */
+};
+
+static unsigned recode_rm(const struct recode *r)
+{
+	return r->mem ? r->mem->base : r->rm;
+}
+
+static unsigned recode_index(const struct recode *r)
+{
+	return r->mem && r->mem->index != HOST_NONE ? r->mem->index : 0;
+}
+
+/* ModRM, SIB and displacement. EVEX scales a displacement of 8 bits (SDM 2 2.7.5): not used. */
+static void emit_operand(struct emit *e, unsigned reg, const struct host_mem *m, bool evex)
+{
+	unsigned mod = !m->disp ? 0 : m->disp == (int8_t)m->disp && !evex ? 0x40 : 0x80;
+	bool sib = m->index != HOST_NONE || (m->base & 7) == 4;
+
+	emit8(e, mod | (reg & 7) << 3 | (sib ? 4 : m->base & 7));
+	if (sib)
+		emit8(e, (m->index == HOST_NONE ? 4 : m->index & 7) << 3 | (m->base & 7));
+	if (mod == 0x40)
+		emit8(e, (uint8_t)m->disp);
+	else if (mod)
+		emit32(e, (uint32_t)m->disp);
+}
+
+static void emit_modrm(struct builder *b, const struct insn *i, const struct recode *r)
+{
+	const ZydisDecodedInstruction *zi = &i->zi;
+	unsigned imm = (zi->raw.imm[0].size + zi->raw.imm[1].size) / 8;
+
+	if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && !imm)
+		for (unsigned n = 0; n < zi->operand_count_visible; n++)
+			if (i->zo[n].encoding == ZYDIS_OPERAND_ENCODING_IS4)
+				imm = 1;
+	if (r->mem)
+		emit_operand(&b->e, r->reg, r->mem, zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX);
+	else if (zi->attributes & ZYDIS_ATTRIB_HAS_MODRM)
+		emit8(&b->e, 0xc0 | (r->reg & 7) << 3 | (r->rm & 7));
+	emit_bytes(&b->e, i->ii.raw + zi->length - imm, imm);
+}
+
+static void emit_legacy(struct builder *b, const struct insn *i, const struct recode *r)
+{
+	const ZydisDecodedInstruction *zi = &i->zi;
+	struct emit *e = &b->e;
+	unsigned rex, rm = recode_rm(r);
+
+	for (unsigned n = 0; n < zi->raw.prefix_count; n++) {
+		uint8_t v = zi->raw.prefixes[n].value;
+
+		if (zi->raw.prefixes[n].type == ZYDIS_PREFIX_TYPE_MANDATORY || v == 0xf0 ||
+		    (v == 0x66 && zi->raw.prefixes[n].type == ZYDIS_PREFIX_TYPE_EFFECTIVE))
+			emit8(e, v);
+	}
+	rex = (zi->raw.rex.W ? 8u : 0) | (r->reg & 8) >> 1 | (recode_index(r) & 8) >> 2 | (rm & 8) >> 3;
+	if (rex || r->rex) {
+		if (r->no_rex)
+			b->bad = true;
+		emit8(e, 0x40 | rex);
+	}
+	if (zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+		emit8(e, 0x0f);
+	if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F38)
+		emit8(e, 0x38);
+	if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
+		emit8(e, 0x3a);
+	emit8(e, r->opcode_reg ? (zi->opcode & 0xf8u) | (r->rm & 7) : zi->opcode);
+	emit_modrm(b, i, r);
+}
+
+/* SDM 2 2.3.5: R, X, B and vvvv are stored inverted. */
+static void emit_vex(struct builder *b, const struct insn *i, const struct recode *r)
+{
+	const ZydisDecodedInstruction *zi = &i->zi;
+	unsigned rm = recode_rm(r);
+
+	emit8(&b->e, 0xc4);
+	emit8(&b->e,
+	      (r->reg & 8 ? 0 : 0x80) | (recode_index(r) & 8 ? 0 : 0x40) | (rm & 8 ? 0 : 0x20) | zi->raw.vex.m_mmmm);
+	emit8(&b->e, (zi->raw.vex.W ? 0x80u : 0) | (~r->vvvv & 15) << 3 | (zi->raw.vex.L ? 4u : 0) | zi->raw.vex.pp);
+	emit8(&b->e, zi->opcode);
+	emit_modrm(b, i, r);
+}
+
+/* SDM 2 2.7.1: P0 = R X B R' 0 m m m, P1 = W v v v v 1 p p, P2 = z L' L b V' a a a. */
+static void emit_evex(struct builder *b, const struct insn *i, const struct recode *r, bool reg_gpr, bool rm_gpr)
+{
+	const uint8_t *evex = i->ii.raw + i->zi.raw.evex.offset;
+	unsigned p0 = evex[1];
+
+	if (reg_gpr)
+		p0 = (p0 & ~0x90u) | (r->reg & 8 ? 0 : 0x80) | 0x10;
+	if (r->mem || rm_gpr)
+		p0 = (p0 & ~0x60u) | (recode_index(r) & 8 ? 0 : 0x40) | (recode_rm(r) & 8 ? 0 : 0x20);
+	emit8(&b->e, 0x62);
+	emit8(&b->e, p0);
+	emit8(&b->e, evex[2]);
+	emit8(&b->e, evex[3]);
+	emit8(&b->e, i->zi.opcode);
+	emit_modrm(b, i, r);
+}
+
+/* The host register of a guest one that stays in memory, for the time of an instruction. */
+struct borrowed {
+	unsigned guest, host;
+	bool write;
+};
+
+static bool is_gpr(const ZydisDecodedOperand *o)
+{
+	ZydisRegisterClass c;
+
+	if (o->type != ZYDIS_OPERAND_TYPE_REGISTER)
+		return false;
+	c = ZydisRegisterGetClass(o->reg.value);
+	return c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
+	       c == ZYDIS_REGCLASS_GPR64;
+}
+
+/* Which host register stands for operand n; borrows and loads one if need be. */
+static unsigned operand_host(struct builder *b, const struct insn *i, unsigned n, bool memory,
+			     struct borrowed borrowed[2], unsigned *count)
+{
+	const ZydisDecodedOperand *o = &i->zo[n];
+	unsigned guest = i->ii.reg[n], host = host_of(guest);
+	bool write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+
+	if (host != HOST_NONE)
+		return host;
+	for (unsigned k = 0; k < *count; k++) {
+		if (borrowed[k].guest == guest) {
+			borrowed[k].write |= write;
+			return borrowed[k].host;
+		}
+	}
+	if (*count >= (memory ? 1u : 2u)) {
+		b->bad = true;
+		return HOST_T1;
+	}
+	host = *count ? HOST_T0 : HOST_T1;
+	if (host == HOST_T0)
+		window_scratch(b);
+	borrowed[*count] = (struct borrowed){ guest, host, write };
+	(*count)++;
+	emit_gpr_load(&b->e, host, guest);
+	return host;
+}
+
+void recode_emit(struct builder *b, struct insn *i, const struct host_mem *m)
+{
+	const ZydisDecodedInstruction *zi = &i->zi;
+	struct borrowed borrowed[2];
+	struct recode r = { .mem = m };
+	unsigned count = 0;
+	bool reg_gpr = false, rm_gpr = false;
+
+	if (zi->attributes & ZYDIS_ATTRIB_HAS_MODRM) {
+		bool legacy = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+
+		/* Zydis keeps REX, VEX and EVEX in one union. */
+		r.reg = zi->raw.modrm.reg | (legacy && zi->raw.rex.R ? 8u : 0);
+		r.rm = zi->raw.modrm.rm | (legacy && zi->raw.rex.B ? 8u : 0);
+	}
+	if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
+		const uint8_t *vex = i->ii.raw + zi->raw.vex.offset;
+		bool two = vex[0] == 0xc5;
+
+		r.reg = zi->raw.modrm.reg | (vex[1] & 0x80 ? 0 : 8u);
+		r.rm = zi->raw.modrm.rm | (two || vex[1] & 0x20 ? 0 : 8u);
+		r.vvvv = (~(unsigned)vex[two ? 1 : 2] >> 3) & 15;
+	}
+	r.rex = (zi->attributes & ZYDIS_ATTRIB_HAS_REX) != 0 && i->kind == KIND_GENERIC;
+	for (unsigned n = 0; n < zi->operand_count_visible && n < ARRAY_SIZE(i->ii.kind); n++) {
+		if (i->ii.kind[n] == INTERP_OP_REG_HIGH) {
+			/* The number as encoded, 4..7, is what AH..BH have without REX. */
+			r.no_rex = true;
+			continue;
+		}
+		if (!is_gpr(&i->zo[n]))
+			continue;
+		switch (i->zo[n].encoding) {
+		case ZYDIS_OPERAND_ENCODING_MODRM_REG:
+			r.reg = operand_host(b, i, n, m && m->base == HOST_T0, borrowed, &count);
+			reg_gpr = true;
+			break;
+		case ZYDIS_OPERAND_ENCODING_MODRM_RM:
+			r.rm = operand_host(b, i, n, m && m->base == HOST_T0, borrowed, &count);
+			rm_gpr = true;
+			break;
+		case ZYDIS_OPERAND_ENCODING_OPCODE:
+			r.rm = operand_host(b, i, n, m && m->base == HOST_T0, borrowed, &count);
+			r.opcode_reg = true;
+			break;
+		case ZYDIS_OPERAND_ENCODING_NDSNDD:
+			r.vvvv = operand_host(b, i, n, m && m->base == HOST_T0, borrowed, &count);
+			break;
+		default: break; /* RAX, RCX, RDX by nature: where they are anyway */
+		}
+	}
+	if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+		emit_vex(b, i, &r);
+	else if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)
+		emit_evex(b, i, &r, reg_gpr, rm_gpr);
+	else
+		emit_legacy(b, i, &r);
+	for (unsigned k = 0; k < count; k++)
+		if (borrowed[k].write)
+			emit_gpr_store(&b->e, borrowed[k].host, borrowed[k].guest);
+}

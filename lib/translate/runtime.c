@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What translated code calls C for, and the way to the next block. */
+#include "base/stats.h"
+#include "interp/cache.h"
+#include "translate/translate.h"
+#include "x86/event.h"
+#include "x86/fpu.h"
+#include "x86/paging.h"
+
+/* ---- the frame: what of struct x86_cpu translated code has elsewhere ---- */
+
+static const uint8_t frame_regs[] = { X86_R10, X86_R11, X86_R14, X86_R15 };
+
+void translate_frame_leave(struct translate *t)
+{
+	struct x86_cpu *cpu = t->cpu;
+	uint64_t f = t->frame->flags;
+
+	for (unsigned n = 0; n < ARRAY_SIZE(frame_regs); n++)
+		cpu->gpr[frame_regs[n]] = t->frame->gpr[n];
+	cpu->rflags = (cpu->rflags & ~X86_ARITH_FLAGS) | ((f >> 8) & 0xd5) | (f & 1) << 11;
+	STAT_ADD(cpu, INSNS, t->frame->insns);
+	t->frame->insns = 0;
+}
+
+/* What was taken from the TLB is good while this stays the same. */
+static uint64_t tlb_generation(const struct x86_cpu *cpu)
+{
+	return (uint64_t)cpu->tlb->flushes << 32 | cpu->tlb->withholds;
+}
+
+static void frame_enter(struct translate *t)
+{
+	struct x86_cpu *cpu = t->cpu;
+	struct translate_frame *frame = t->frame;
+
+	for (unsigned n = 0; n < ARRAY_SIZE(frame_regs); n++)
+		frame->gpr[n] = cpu->gpr[frame_regs[n]];
+	frame->fs_base = cpu->seg[X86_FS].base;
+	frame->gs_base = cpu->seg[X86_GS].base;
+	frame->flags = (uint16_t)translate_lahf(cpu->rflags);
+	frame->vector = cpu->fpu.live;
+	if (unlikely(t->tlb_generation != tlb_generation(cpu))) {
+		t->tlb_generation = tlb_generation(cpu);
+		translate_victim_clear(t);
+		frame->stack_page = TRANSLATE_NO_PAGE;
+	}
+	if (unlikely(t->window_mmu != cpu->mmu_index || frame->stack_page == TRANSLATE_NO_PAGE)) {
+		t->window_mmu = cpu->mmu_index;
+		frame->stack_page = TRANSLATE_NO_PAGE;
+		frame->window = (uint64_t)(uintptr_t)frame->nowhere - TRANSLATE_NO_PAGE;
+	}
+}
+
+/* ---- the next block ---- */
+
+/* Has something made code stale that the jump caches lead to? */
+static void refresh(struct translate *t, uint64_t mode)
+{
+	translate_mail_read(t);
+	if (unlikely(t->mode != (mode & ~(uint64_t)TRANSLATE_MODE_MMU))) {
+		translate_jump_clear(t);
+		t->mode = mode & ~(uint64_t)TRANSLATE_MODE_MMU;
+	}
+}
+
+/* Have the bytes of its blocks been compared since the client or a mapping could have changed them? */
+static void check_page(struct translate *t, const struct x86_tlb_entry *e)
+{
+	struct translate_page *p = translate_page_find(t, x86_tlb_info(t->cpu, e)->gpa);
+
+	if (p && (p->epoch != t->epoch || p->flushes != t->cpu->tlb->flushes))
+		translate_page_check(t, p, (const uint8_t *)e->host);
+}
+
+/* Translated code for CS:RIP, or NULL: no memory slot, or across a page end. */
+static struct translate_block *block_at_rip(struct x86_cpu *cpu, struct translate *t, uint64_t mode)
+{
+	uint64_t rip = cpu->rip, page = rip & ~TZ_PAGE_MASK, key;
+	struct x86_tlb_entry *e = x86_tlb_slot(cpu, cpu->mmu_index, rip);
+	struct x86_tlb_info *info = x86_tlb_info(cpu, e);
+	struct translate_block *b;
+	uint8_t byte;
+	gpa_t gpa;
+
+	x86_check_rip(cpu, rip);
+	if (unlikely(e->tag_exec != page)) {
+		if (e->tag_read != page)
+			translate_victim_save(t, cpu->mmu_index, rip);
+		x86_fetch(cpu, rip, &byte, 1, &gpa);
+		if (e->tag_exec != page)
+			return NULL;
+	}
+	if (unlikely(!(info->flags & X86_TLB_CODE))) {
+		check_page(t, e);
+		info->flags |= X86_TLB_CODE;
+	}
+	key = info->gpa | (rip & TZ_PAGE_MASK) | mode << TRANSLATE_MODE_SHIFT;
+	b = translate_find(t, key);
+	if (unlikely(b && b->page->epoch != t->epoch)) {
+		check_page(t, e);
+		b = translate_find(t, key);
+	}
+	if (unlikely(!b)) {
+		b = translate_block_make(t, key, (const uint8_t *)e->host);
+		if (b) {
+			translate_perf_map(t, b->code, rip);
+			translate_trace(t, b, rip);
+		}
+	}
+	return b;
+}
+
+/* In the same mode, but for windows. */
+static bool same_page(const struct translate_block *a, const struct translate_block *b)
+{
+	return !((a->key ^ b->key) >> TZ_PAGE_SHIFT &
+		 ~((uint64_t)TRANSLATE_MODE_PLAIN << (TRANSLATE_MODE_SHIFT - TZ_PAGE_SHIFT)));
+}
+
+const void *translate_next(struct x86_cpu *cpu, struct translate *t, struct translate_exit *x)
+{
+	uint64_t mode = translate_mode(cpu), wipes = t->wipes;
+	unsigned mmu = (unsigned)mode & TRANSLATE_MODE_MMU;
+	struct translate_block *b;
+	const void *code = NULL;
+
+	STAT_INC(cpu, TRANSLATE_DISPATCHES);
+	refresh(t, mode);
+	t->interp.abort_block = false;
+	if (unlikely(t->plain)) {
+		t->plain = false;
+		mode |= TRANSLATE_MODE_PLAIN;
+	} else if (!x) {
+		code = translate_jump_find(t, mmu, cpu->rip);
+	}
+	if (!code) {
+		STAT_INC(cpu, TRANSLATE_JUMP_MISSES);
+		b = block_at_rip(cpu, t, mode);
+		t->by_interp = !b;
+		if (!b)
+			return NULL;
+		if (x && t->wipes == wipes && same_page(translate_at(t, x->record.block), b))
+			translate_link(t, x, b);
+		if (!(mode & TRANSLATE_MODE_PLAIN))
+			translate_jump_insert(t, mmu, cpu->rip, b->code,
+					      x86_tlb_info(cpu, x86_tlb_slot(cpu, mmu, cpu->rip)));
+		code = b->code;
+	}
+	t->frame->rip_page = cpu->rip & ~TZ_PAGE_MASK;
+	frame_enter(t);
+	return code;
+}
+
+/* Is there nothing that keeps translated code from going on? */
+static const void *go_on(struct x86_cpu *cpu, struct translate *t, struct translate_exit *x)
+{
+	t->plain &= !cpu->io.logged;
+	if (unlikely(cpu->io.logged || atomic_load_explicit(&cpu->attention, memory_order_relaxed) ||
+		     !translate_translatable(cpu) || x86_needs_stepping(cpu)))
+		return NULL;
+	return translate_next(cpu, t, x);
+}
+
+/* ---- instructions by interp ---- */
+
+static const struct interp_insn *record_insn(struct translate *t, const struct translate_record *r)
+{
+	struct translate_decoded *d =
+		&t->decoded[(uint32_t)((uintptr_t)r >> 4) * UINT32_C(0x9e3779b1) >> (32 - TRANSLATE_INSN_BITS)];
+	const struct translate_block *b = translate_at(t, r->block);
+	const struct translate_range *range = &b->range[0];
+	unsigned at = r->offset - range->offset;
+
+	if (unlikely(d->record != r)) {
+		d->record = NULL;
+		/* It could be decoded before, so it is whole. */
+		interp_decode(t->cpu, INTERP_MODE_64, range->source + at, (unsigned)range->len + b->cross - at,
+			      &d->insn);
+		d->record = r;
+	}
+	return &d->insn;
+}
+
+/* The state is as before the instruction. */
+static const void *interp_op(struct x86_cpu *cpu, struct translate *t, const struct translate_record *r)
+{
+	const struct interp_insn *i = record_insn(t, r);
+	uint64_t mode = translate_mode(cpu), next = cpu->rip + i->len;
+	uint32_t flushes = cpu->tlb->flushes;
+
+	cpu->gpr[X86_RSP] += (uint64_t)(int64_t)r->adjust;
+	STAT_INC(cpu, TRANSLATE_INTERP);
+	translate_count_fallback(t, i->mnemonic);
+	if (cpu->count_insns) {
+		t->frame->insns += (uint64_t)(int64_t)r->since;
+		t->op_rip = cpu->rip;
+		t->op_runs = true;
+	}
+	i->exec(cpu, i);
+	if (cpu->count_insns) {
+		t->frame->insns++;
+		t->op_runs = false;
+	}
+	if (likely(r->resume && cpu->rip == next && !t->interp.abort_block && !cpu->io.logged &&
+		   translate_mode(cpu) == mode && cpu->tlb->flushes == flushes)) {
+		if (r->flags & TRANSLATE_RECORD_VECTOR)
+			x86_fpu_load(cpu);
+		/* The rest of the block counts from its own start. */
+		if (cpu->count_insns)
+			t->frame->insns -= (uint64_t)(int64_t)r->since + 1;
+		frame_enter(t);
+		return t->rx + r->resume;
+	}
+	return go_on(cpu, t, NULL);
+}
+
+/* ---- TLB misses ---- */
+
+static uint64_t check_address(const struct x86_cpu *cpu, const struct translate *t, const struct translate_check *k)
+{
+	uint64_t a = (uint64_t)(int64_t)k->record.disp;
+
+	if (k->base == INTERP_RIP_REG)
+		a += t->frame->rip_page;
+	else if (k->base < 16)
+		a += cpu->gpr[k->base];
+	if (k->index < 16)
+		a += cpu->gpr[k->index] << k->shift;
+	if (!k->wide)
+		a = (uint32_t)a;
+	return k->seg >= X86_FS ? a + cpu->seg[k->seg].base : a;
+}
+
+/* Make the check pass. */
+static bool fill(struct x86_cpu *cpu, struct translate *t, const struct translate_check *k)
+{
+	uint64_t a = check_address(cpu, t, k), page = a & ~TZ_PAGE_MASK;
+	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, cpu->mmu_index, a);
+	unsigned flags = k->record.flags;
+	const uint64_t *tag = flags & TRANSLATE_RECORD_WINDOW_W ? &e->tag_write : &e->tag_read;
+
+	if ((a & TZ_PAGE_MASK) + k->span > TZ_PAGE_SIZE || a & (k->record.align - 1u))
+		return false;
+	if (*tag != page && (flags & TRANSLATE_RECORD_NO_FILL ||
+			     !x86_tlb_fill(cpu, a, flags & TRANSLATE_RECORD_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ,
+					   cpu->mmu_index) ||
+			     *tag != page))
+		return false;
+	if (k->record.action == ACTION_STACK) {
+		t->frame->stack_page = page;
+		t->frame->window = e->host - page;
+	}
+	return true;
+}
+
+/* An instruction across a page end. */
+static const void *cross(struct x86_cpu *cpu, struct translate *t)
+{
+	const struct interp_insn *i = interp_block_find(cpu, &t->interp)->insn;
+
+	STAT_INC(cpu, TRANSLATE_INTERP);
+	i->exec(cpu, i);
+	STAT_INC(cpu, INSNS);
+	return go_on(cpu, t, NULL);
+}
+
+const void *translate_detour(struct x86_cpu *cpu, const uint8_t *site)
+{
+	struct translate *t = translate_of(cpu);
+	const struct translate_record *r = (const struct translate_record *)(t->arena + guest_load32(site));
+	uint64_t page = t->frame->rip_page;
+	const struct translate_check *k;
+
+	if (r->action != ACTION_VECTOR)
+		translate_frame_leave(t);
+	switch (r->action) {
+	case ACTION_VECTOR:
+		x86_fpu_load(cpu);
+		t->frame->vector = cpu->fpu.live;
+		return t->rx + r->resume;
+	case ACTION_EXIT:
+	case ACTION_GOTO: cpu->rip = page + (uint64_t)(int64_t)r->disp; break;
+	case ACTION_JUMP: cpu->rip = t->frame->scratch; break;
+	default: cpu->rip = page + r->offset; break;
+	}
+	switch (r->action) {
+	case ACTION_EXIT:
+		t->plain = (r->flags & TRANSLATE_RECORD_PLAIN) != 0;
+		if (!t->plain || !cpu->count_insns)
+			return go_on(cpu, t, (struct translate_exit *)r);
+		t->frame->insns += (uint64_t)(int64_t)r->since; /* a link would not count them */
+		return go_on(cpu, t, NULL);
+	case ACTION_GOTO:
+	case ACTION_JUMP: return go_on(cpu, t, NULL);
+	case ACTION_INTERP: return interp_op(cpu, t, r);
+	case ACTION_CROSS: return cross(cpu, t);
+	default: break;
+	}
+	k = (const struct translate_check *)r;
+	if (fill(cpu, t, k)) {
+		if (r->flags & TRANSLATE_RECORD_VECTOR)
+			x86_fpu_load(cpu);
+		t->frame->vector = cpu->fpu.live;
+		return t->rx + k->retry;
+	}
+	if (r->action == ACTION_FILL)
+		return interp_op(cpu, t, r);
+	t->plain = true;
+	if (cpu->count_insns)
+		t->frame->insns += (uint64_t)(int64_t)r->since;
+	return go_on(cpu, t, NULL);
+}
