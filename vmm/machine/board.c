@@ -191,6 +191,7 @@ void board_destroy(struct board *board)
 	pci_bus_destroy(board->pci);
 	acpi_free(&board->acpi);
 	bus_destroy(board->bus);
+	board_virtio_fini(board);
 	pthread_mutex_destroy(&board->virtio_lock);
 	pthread_mutex_destroy(&board->legacy_lock);
 	free(board);

@@ -169,7 +169,8 @@ int board_virtconsole_attach(struct board *b, const struct options *options)
 		return -ENOMEM;
 	if (!b->config.serial || ports->console) {
 		msg_error("--device %s: %s", options->name,
-			  ports->console ? "there is one already" : "needs a terminal, which --serial none gives to nobody");
+			  ports->console ? "there is one already"
+					 : "needs a terminal, which --serial none gives to nobody");
 		return -EINVAL;
 	}
 	ports->console = true;

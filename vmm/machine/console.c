@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,12 +17,25 @@ static const char help_text[] = "\r\nCtrl-A h    this help\r\n"
 				"Ctrl-A x    end the virtual machine\r\n"
 				"Ctrl-A Ctrl-A    send Ctrl-A to the guest\r\n";
 
-/* All of it, to a blocking descriptor. -errno when it cannot be written. *stopping: what would block is dropped. */
+/*
+ * All of it, to a blocking descriptor. -errno when it cannot be written. *stopping: what would block is dropped. The
+ * threads that write here are not all woken by signals: they wait in poll() for a while at most, and write little
+ * pieces, for which there is room then.
+ */
+#define WRITE_CHUNK 256
+#define WRITE_WAIT_MS 100
 static int write_all(int fd, const uint8_t *data, size_t len, const _Atomic bool *stopping)
 {
 	while (len) {
-		ssize_t n = write(fd, data, len);
+		struct pollfd room = { .fd = fd, .events = POLLOUT };
+		ssize_t n;
 
+		if (poll(&room, 1, WRITE_WAIT_MS) == 0) {
+			if (atomic_load(stopping))
+				return 0;
+			continue;
+		}
+		n = write(fd, data, len < WRITE_CHUNK ? len : WRITE_CHUNK);
 		if (n < 0) {
 			if (errno != EINTR && errno != EAGAIN)
 				return -errno;

@@ -273,8 +273,17 @@ const unsigned board_part_count = ARRAY_SIZE(board_parts);
 /* The same rows that `option` marks; board_create() checks names against board_parts, so this is for people only. */
 const char *const *board_device_names(void)
 {
-	static const char *const names[] = { "hpet",           "isa-debug-exit",    "pc-testdev", "pvpanic",
-					     "virtconsole", "virtio-balloon-device", "virtio-balloon-pci", "virtio-rng-device", "virtio-rng-pci", "virtserialport", NULL };
+	static const char *const names[] = { "hpet",
+					     "isa-debug-exit",
+					     "pc-testdev",
+					     "pvpanic",
+					     "virtconsole",
+					     "virtio-balloon-device",
+					     "virtio-balloon-pci",
+					     "virtio-rng-device",
+					     "virtio-rng-pci",
+					     "virtserialport",
+					     NULL };
 
 	return names;
 }

@@ -40,6 +40,16 @@ int options_parse(struct options *options, const char *text)
 	return 0;
 }
 
+void options_copy(struct options *to, const struct options *from)
+{
+	*to = *from;
+	to->name = to->text + (from->name - from->text);
+	for (unsigned i = 0; i < from->count; i++) {
+		to->pair[i].key = to->text + (from->pair[i].key - from->text);
+		to->pair[i].value = to->text + (from->pair[i].value - from->text);
+	}
+}
+
 static int check_key(const struct options *options, unsigned i, const char *const *keys)
 {
 	const char *key = options->pair[i].key;

@@ -20,6 +20,8 @@ struct options {
 
 /* 0; or -EINVAL with one line on stderr. */
 int options_parse(struct options *options, const char *text);
+/* A copy that does not depend on the original. */
+void options_copy(struct options *to, const struct options *from);
 /* Every key must be one of keys (NULL-terminated) and given once; else -EINVAL with a line that names the nearest. */
 int options_check(const struct options *options, const char *const *keys);
 /* The text given for key, or NULL. */

@@ -18,4 +18,32 @@ struct net;
 struct virtio_device *virtio_net_create(const struct guest_ram *ram, struct net *net);
 void virtio_net_attach(struct virtio_device *v);
 
+/*
+ * Memory balloon. initial: how many bytes it asks the guest for from the start. deflate_on_oom: the guest may take them
+ * back when it runs out of memory.
+ */
+struct virtio_device *virtio_balloon_create(const struct guest_ram *ram, uint64_t initial, bool deflate_on_oom);
+void virtio_balloon_set(struct virtio_device *v, uint64_t bytes); /* how many it asks for; thread: any */
+#define VIRTIO_BALLOON_NUMBERS 10
+struct virtio_balloon_numbers {
+	uint64_t value[VIRTIO_BALLOON_NUMBERS]; /* by VIRTIO_BALLOON_S_… */
+	uint32_t known;                         /* bit n: value[n] was told */
+	uint64_t released;                      /* bytes given back to the host so far */
+};
+/* The last ones told, and a request for new ones. Thread: any. */
+void virtio_balloon_numbers(struct virtio_device *v, struct virtio_balloon_numbers *numbers);
+
+/*
+ * Console with one port a name. Port 0 is the guest's hvc0 if `console` is not NULL: machine/board.h's chardev, whose
+ * receive side is set here. Others are byte streams behind Unix sockets (/dev/virtio-ports/NAME in the guest).
+ */
+struct chardev;
+#define VIRTIO_PORTS_MAX 16
+struct virtio_port_config {
+	const char *name;
+	const char *path; /* of the socket that is made, and removed at the end */
+};
+struct virtio_device *virtio_console_create(const struct guest_ram *ram, struct chardev *console,
+					    const struct virtio_port_config *ports, unsigned count);
+
 #endif

@@ -273,7 +273,7 @@ bool virtq_kicks_on(struct virtq *vq)
 /* ---- bytes ---- */
 
 unsigned virtq_slice(struct iovec *to, unsigned max, const struct iovec *from, unsigned count, size_t offset, size_t n,
-		   size_t *bytes)
+		     size_t *bytes)
 {
 	size_t total = 0;
 	unsigned made = 0;

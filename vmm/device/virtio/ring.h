@@ -91,6 +91,6 @@ size_t virtq_write(const struct virtq_chain *c, size_t offset, const void *data,
  * *bytes (may be NULL) how many bytes it has.
  */
 unsigned virtq_slice(struct iovec *to, unsigned max, const struct iovec *from, unsigned count, size_t offset, size_t n,
-		   size_t *bytes);
+		     size_t *bytes);
 
 #endif
