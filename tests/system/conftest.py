@@ -70,7 +70,7 @@ def run(*args, stdin=subprocess.DEVNULL, timeout=None, **kwargs):
                           timeout=timeout or PATIENCE, **kwargs)
 
 
-def piped_shell(args, script):
+def piped_shell(args, script, patience=PATIENCE):
     """The demo guest with pipes for standard input and output: script is typed at its prompt."""
     process = subprocess.Popen([TRAPEZE, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)
@@ -81,7 +81,7 @@ def piped_shell(args, script):
             if not chunk:
                 break
             seen += chunk
-        out, err = process.communicate(script, timeout=PATIENCE)
+        out, err = process.communicate(script, timeout=patience)
     finally:
         process.kill()
     return process.returncode, seen + out, err

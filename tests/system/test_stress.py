@@ -13,17 +13,17 @@ from test_guests import SMALL_CACHE, run_guest
 pytestmark = pytest.mark.long
 
 # For each case; a round that has begun is finished.
-SECONDS = float(os.environ.get("TRAPEZE_SOAK_SECONDS", "60"))
+SECONDS = float(os.environ.get("TRAPEZE_SOAK_SECONDS", "30"))
 CACHES = {"default": [], "1M": SMALL_CACHE, "3M": ["--code-cache", "3M"]}
 # Programs by the number of vCPUs that suits them.
 PROGRAMS = {1: ["smc64", "remap64", "tlb64", "irqs64", "code64", "transfers64", "sensitive64"],
             2: ["smp64", "smc64", "shoot64", "irqs64"], 4: ["smp64", "smc64", "shoot64"]}
 
-# Processes, pipes, files, a memory hog, and a sum over all of it that must come out the same each time.
+# Processes, pipes and files, and a sum over all of it that must come out the same each time.
 SCRIPT = b"""
-work() { for i in 1 2 3 4 5 6; do (seq 1 3000 | awk '{s+=$1*$1} END {print s}'; dd if=/dev/zero bs=64k count=40 2>/dev/null | md5sum;
-  i=0; while [ $i -lt 300 ]; do i=$((i+1)); done; echo $i) & done; wait; }
-for round in 1 2 3 4; do work | sort | md5sum | cut -c1-32 | sed 's/^/sum=/'; done
+work() { for i in 1 2 3; do (seq 1 500 | awk '{s+=$1*$1} END {print s}'; dd if=/dev/zero bs=64k count=10 2>/dev/null | md5sum;
+  i=0; while [ $i -lt 60 ]; do i=$((i+1)); done; echo $i) & done; wait; }
+for round in 1 2 3; do work | sort | md5sum | cut -c1-32 | sed 's/^/sum=/'; done
 dmesg | grep -c . | sed 's/^/lines=/'
 exit
 """
@@ -58,9 +58,9 @@ def test_soak_kernel(guest_dir, engine, cpus, cache):
     args = ["run", "--accel", engine, *engine_caches(engine, cache), "--cpus", str(cpus), "--kernel", guest_dir / "vmlinuz",
             "--initrd", guest_dir / "initrd.cpio", "--append", "console=ttyS0"]
     for _ in rounds():
-        status, out, err = piped_shell(args, SCRIPT)
+        status, out, err = piped_shell(args, SCRIPT, patience=900)
         text = out.decode(errors="replace")
         assert status == 0 and err == b"", text[-4000:]
         assert [line for line in text.splitlines() if COMPLAINTS.search(line)] == []
         sums = re.findall(r"^sum=([0-9a-f]{32})\r?$", text, re.M)
-        assert len(sums) == 4 and len(set(sums)) == 1 and re.search(r"^lines=[1-9]", text, re.M), text[-4000:]
+        assert len(sums) == 3 and len(set(sums)) == 1 and re.search(r"^lines=[1-9]", text, re.M), text[-4000:]
