@@ -30,7 +30,8 @@ static char folder[64];
 static inline int folder_enter(void **state)
 {
 	(void)state;
-	strcpy(folder, "/tmp/trapeze-block-XXXXXX");
+	/* Memory where there is some: syncs cost nothing there. */
+	strcpy(folder, access("/dev/shm", W_OK) == 0 ? "/dev/shm/trapeze-block-XXXXXX" : "/tmp/trapeze-block-XXXXXX");
 	return mkdtemp(folder) && chdir(folder) == 0 ? 0 : -1;
 }
 
