@@ -21,7 +21,7 @@
 #include <cmocka.h>
 
 #include "block/block.h"
-#include "fuzz.h"
+#include "seeded.h"
 
 /* --- a folder; tests run in it --- */
 
