@@ -13,7 +13,7 @@
 
 #include "base/compiler.h"
 #include "device/virtio/ring.h"
-#include "fuzz.h"
+#include "seeded.h"
 
 #define RAM_SIZE (UINT64_C(2) << 20)
 #define DESC 0x10000u
