@@ -475,7 +475,7 @@ static void test_tiny_clusters(void **state)
 	grown = false;
 	run("qemu-img convert -O qcow2 -o cluster_size=512,refcount_bits=64 base.raw disk.qcow2 && "
 	    "qemu-img snapshot -c one disk.qcow2",
-	    true, 3, 12);
+	    true, 3, 20);
 	assert_true(grown);
 }
 

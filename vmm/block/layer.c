@@ -70,6 +70,16 @@ static int check_loop(const struct layer *layer, const struct layer_above *above
 	return 0;
 }
 
+/* Whoever gave us the image may not know what lies behind it. */
+static void blame_backing(const struct layer *layer, const struct error_text *error)
+{
+	char *text = strdup(error->text);
+
+	if (text)
+		error_set(error, 0, "%s: its backing file: %s", layer->file.path, text);
+	free(text);
+}
+
 static int open_backing(struct layer *layer, const struct layer_options *options, const struct error_text *error)
 {
 	const char *name = qcow2_header(layer->qcow2)->backing;
@@ -92,6 +102,8 @@ static int open_backing(struct layer *layer, const struct layer_options *options
 	if (!path)
 		return error_set(error, ENOMEM, "%s: %s", layer->file.path, strerror(ENOMEM));
 	err = layer_open(&layer->backing, path, &o, error);
+	if (err && !options->above)
+		blame_backing(layer, error);
 	/*
 	 * The file may have been a guest's raw disk, and its header the guest's work: it must not lead on to other
 	 * files of the host.

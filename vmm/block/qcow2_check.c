@@ -20,6 +20,7 @@ struct checker {
 	uint64_t cluster_size, clusters; /* of the file, a cut last one included */
 	uint64_t file_end;               /* rounded up to a cluster */
 	uint32_t *refs;                  /* references found, by cluster */
+	uint32_t *says;                  /* the image's own count, by cluster */
 	uint64_t *reftable;
 	uint64_t reftable_entries;
 	unsigned reports;
@@ -261,6 +262,7 @@ static int count_all(struct checker *c)
 
 static void compare(struct checker *c, uint64_t cluster, uint64_t says)
 {
+	c->says[cluster] = says < UINT32_MAX ? (uint32_t)says : UINT32_MAX;
 	if (says > c->refs[cluster])
 		c->out->leaks++;
 	else if (says < c->refs[cluster])
@@ -288,21 +290,28 @@ static int compare_refcounts(struct checker *c)
 	return err;
 }
 
-/* Bit 63 of an active entry must be set if and only if the refcount is one. True: the entry was changed. */
+/*
+ * Bit 63 of an active entry must be set if and only if the image counts one reference. With fix_flags: if and only if
+ * there is one. True: the entry was changed.
+ */
 static bool check_flag(struct checker *c, const char *what, uint64_t *entry)
 {
 	uint64_t offset = *entry & QCOW2_OFFSET_MASK, cluster = offset / c->cluster_size;
 	bool copied = *entry & QCOW2_COPIED;
+	uint32_t counted;
 
-	if (!offset || offset & (c->cluster_size - 1) || cluster >= c->clusters || copied == (c->refs[cluster] == 1))
+	if (!offset || offset & (c->cluster_size - 1) || cluster >= c->clusters)
+		return false;
+	counted = c->fix_flags ? c->refs[cluster] : c->says[cluster];
+	if (copied == (counted == 1))
 		return false;
 	if (c->fix_flags) {
 		*entry ^= QCOW2_COPIED;
 		return true;
 	}
 	/* Missing, it costs a copy; too many, and a write goes to what others see too. */
-	corruption(c, copied ? UNSAFE : HARMLESS, "the %s at %#" PRIx64 " has %u references and the copied flag %s",
-		   what, offset, c->refs[cluster], copied ? "set" : "clear");
+	corruption(c, copied ? UNSAFE : HARMLESS, "the %s at %#" PRIx64 " has refcount %u and the copied flag %s", what,
+		   offset, counted, copied ? "set" : "clear");
 	return false;
 }
 
@@ -462,8 +471,12 @@ static int run(struct image_file *file, const struct qcow2_header *h, struct qco
 	c.clusters = (atomic_load(&file->end) + c.cluster_size - 1) >> h->cluster_bits;
 	c.file_end = c.clusters << h->cluster_bits;
 	c.refs = calloc(c.clusters, sizeof(*c.refs));
-	if (!c.refs)
+	c.says = calloc(c.clusters, sizeof(*c.says));
+	if (!c.refs || !c.says) {
+		free(c.refs);
+		free(c.says);
 		return -ENOMEM;
+	}
 	out->corruptions = out->leaks = out->unsafe = 0;
 	out->allocated = out->compressed = out->zero = 0;
 	out->clusters = (h->size + c.cluster_size - 1) >> h->cluster_bits;
@@ -478,6 +491,7 @@ static int run(struct image_file *file, const struct qcow2_header *h, struct qco
 	}
 	free(c.reftable);
 	free(c.refs);
+	free(c.says);
 	return err;
 }
 
