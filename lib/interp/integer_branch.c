@@ -32,6 +32,19 @@ interp_inline void jump_relative(struct x86_cpu *cpu, const struct interp_insn *
 	cpu->rip = target;
 }
 
+/*
+ * Near branches in 64-bit mode: Intel ignores an operand-size prefix, AMD truncates RIP to 16 bits (APM 3, near
+ * branches). The decoder knows some of them, and not behind REX.
+ */
+static void amd_branch_size(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDecodedInstruction *zi)
+{
+	if (i->opsize != 8 || !x86_vendor_is_amd(cpu) || ((zi->attributes & ZYDIS_ATTRIB_HAS_REX) && zi->raw.rex.W))
+		return;
+	for (unsigned n = 0; n < zi->raw.prefix_count; n++)
+		if (zi->raw.prefixes[n].value == 0x66)
+			i->opsize = 2;
+}
+
 #define JCC(cc)                                                                                                        \
 	static void exec_jcc_##cc(struct x86_cpu *cpu, const struct interp_insn *i)                                    \
 	{                                                                                                              \
@@ -66,7 +79,8 @@ bool interp_bind_jcc(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDeco
 		exec_jcc_8, exec_jcc_9, exec_jcc_10, exec_jcc_11, exec_jcc_12, exec_jcc_13, exec_jcc_14, exec_jcc_15,
 	};
 
-	(void)cpu, (void)zo;
+	(void)zo;
+	amd_branch_size(cpu, i, zi);
 	i->cond = zi->opcode & 15;
 	return interp_choose(i, fn[i->cond]);
 }
@@ -94,16 +108,6 @@ static void exec_loop(struct x86_cpu *cpu, const struct interp_insn *i)
 		cpu->rip = target;
 	else
 		interp_next(cpu, i);
-}
-
-/*
- * Near branches in 64-bit mode: Intel ignores an operand-size prefix, AMD truncates RIP to 16 bits
- * (APM 3, near branches). The decoder knows the relative ones but LOOP and JrCXZ; here are the others.
- */
-static void amd_branch_size(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDecodedInstruction *zi)
-{
-	if (i->opsize == 8 && (zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) && x86_vendor_is_amd(cpu))
-		i->opsize = 2;
 }
 
 bool interp_bind_loop(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDecodedInstruction *zi,
@@ -175,9 +179,9 @@ bool interp_bind_jmp(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDeco
 {
 	if (zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 		return interp_bind_far_transfer(cpu, i, zi, zo);
+	amd_branch_size(cpu, i, zi);
 	if (i->kind[0] == INTERP_OP_IMM)
 		return interp_choose(i, exec_jmp_rel);
-	amd_branch_size(cpu, i, zi);
 	return interp_choose(i, interp_by_size(jmp_indirect_fn, i->opsize));
 }
 
@@ -186,9 +190,9 @@ bool interp_bind_call(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDec
 {
 	if (zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 		return interp_bind_far_transfer(cpu, i, zi, zo);
+	amd_branch_size(cpu, i, zi);
 	if (i->kind[0] == INTERP_OP_IMM)
 		return interp_choose(i, interp_by_size(call_relative_fn, i->opsize));
-	amd_branch_size(cpu, i, zi);
 	return interp_choose(i, interp_by_size(call_indirect_fn, i->opsize));
 }
 
@@ -208,13 +212,15 @@ static void exec_bound(struct x86_cpu *cpu, const struct interp_insn *i)
 {
 	unsigned size = i->opsize;
 	uint64_t a = interp_ea(cpu, i), next = (a + size) & interp_mask(i->addrsize);
-	int64_t lower =
-		(int64_t)interp_sext(x86_read(cpu, x86_linear(cpu, i->seg, a, size, false), size, cpu->mmu_index),
+	int64_t lower, upper, index;
+
+	if (cpu->cpl == 3 && (cpu->rflags & X86_AC))
+		x86_check_align(cpu, x86_linear(cpu, i->seg, a, size, false), size);
+	lower = (int64_t)interp_sext(x86_read(cpu, x86_linear(cpu, i->seg, a, size, false), size, cpu->mmu_index),
 				     size);
-	int64_t upper =
-		(int64_t)interp_sext(x86_read(cpu, x86_linear(cpu, i->seg, next, size, false), size, cpu->mmu_index),
+	upper = (int64_t)interp_sext(x86_read(cpu, x86_linear(cpu, i->seg, next, size, false), size, cpu->mmu_index),
 				     size);
-	int64_t index = (int64_t)interp_sext(cpu->gpr[i->reg[0]], size);
+	index = (int64_t)interp_sext(cpu->gpr[i->reg[0]], size);
 
 	if (index < lower || index > upper)
 		x86_raise(cpu, X86_BR);

@@ -74,6 +74,16 @@ static inline uint8_t system_far_pointer_size(const struct x86_cpu *cpu, unsigne
 	return (uint8_t)(opsize == 8 && x86_vendor_is_amd(cpu) ? 4 : opsize);
 }
 
+/* A far pointer in memory, whose alignment is the offset's (SDM 3A table 6-7). */
+static inline uint64_t system_far_pointer_linear(struct x86_cpu *cpu, const struct interp_insn *i)
+{
+	uint64_t a = x86_linear(cpu, i->seg, interp_ea(cpu, i), i->opsize + 2u, false);
+
+	if (unlikely(cpu->cpl == 3 && (cpu->rflags & X86_AC)))
+		x86_check_align(cpu, a, i->opsize);
+	return a;
+}
+
 /* MOV CRn, DRn: system_control.c, for interp_bind_mov_system(). */
 bool system_bind_mov_control(struct interp_insn *i, const ZydisDecodedOperand *zo);
 

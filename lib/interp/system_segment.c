@@ -71,7 +71,7 @@ static void exec_pop_seg(struct x86_cpu *cpu, const struct interp_insn *i)
 
 static void exec_load_far_pointer(struct x86_cpu *cpu, const struct interp_insn *i)
 {
-	uint64_t at = interp_linear(cpu, i, i->opsize + 2u, false);
+	uint64_t at = system_far_pointer_linear(cpu, i);
 	uint64_t offset = x86_read(cpu, at, i->opsize, cpu->mmu_index);
 	uint64_t sel_at = at + i->opsize;
 	struct x86_seg s;

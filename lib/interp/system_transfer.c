@@ -27,7 +27,7 @@ static struct far_pointer far_operand(struct x86_cpu *cpu, const struct interp_i
 
 	if (i->kind[0] != INTERP_OP_MEM)
 		return p;
-	at = interp_linear(cpu, i, i->opsize + 2u, false);
+	at = system_far_pointer_linear(cpu, i);
 	p.offset = x86_read(cpu, at, i->opsize, cpu->mmu_index);
 	at += i->opsize;
 	p.sel = x86_read16(cpu, x86_long64(cpu) ? at : (uint32_t)at);

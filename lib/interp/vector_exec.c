@@ -184,12 +184,13 @@ static uint8_t *masked_pointer(struct x86_cpu *cpu, const struct interp_insn *i,
 	const struct vector_info *info = vector_info(i);
 	unsigned first = (unsigned)__builtin_ctzll(bits) * info->elem;
 	unsigned end = (64 - (unsigned)__builtin_clzll(bits)) * info->elem;
-	uint64_t a = x86_linear(cpu, i->seg, interp_ea(cpu, i) + first, end - first, write);
+	uint64_t a = x86_linear(cpu, i->seg, interp_ea(cpu, i) + first, info->elem, write);
 	uint8_t *p;
 
 	check_operand_align(cpu, info, a - first);
 	if (((a - first) & TZ_PAGE_MASK) + info->size > TZ_PAGE_SIZE)
-		return NULL;
+		return NULL; /* element by element: the first that faults counts */
+	x86_linear(cpu, i->seg, interp_ea(cpu, i) + first, end - first, write);
 	p = write ? vector_write_ptr(cpu, a, end - first) : vector_read_ptr(cpu, a, end - first);
 	return p ? p - first : NULL;
 }
