@@ -2,6 +2,7 @@
 /* MOV and its relatives: data from here to there, no flags. */
 #include "interp/groups.h"
 #include "interp/integer.h"
+#include "x86/transfer_internal.h"
 
 interp_inline void mov_rr(struct x86_cpu *cpu, const struct interp_insn *i, unsigned size)
 {
@@ -76,13 +77,14 @@ bool interp_bind_movzx(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDe
 	return interp_choose(i, interp_by_size(i->size[1] == 1 ? movzx_1 : movzx_2, i->size[0]));
 }
 
-/* MOVSXD without REX.W is a plain move; with 66h of 16 bits, whatever size the decoder gives the source. */
+/* MOVSXD without REX.W is a plain move; with 66h of 16 bits, for which AMD reads 32 and Intel 16 (SDM 2B MOVSXD). */
 bool interp_bind_movsx(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDecodedInstruction *zi,
 		       const ZydisDecodedOperand *zo)
 {
-	interp_exec_fn *const *fn = i->size[1] == 1 ? movsx_1 : i->size[1] == 2 || i->size[0] == 2 ? movsx_2 : movsx_4;
+	bool word = i->size[1] == 2 || (i->size[0] == 2 && !x86_vendor_is_amd(cpu));
+	interp_exec_fn *const *fn = i->size[1] == 1 ? movsx_1 : word ? movsx_2 : movsx_4;
 
-	(void)cpu, (void)zi, (void)zo;
+	(void)zi, (void)zo;
 	return interp_choose(i, interp_by_size(fn, i->size[0]));
 }
 
