@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The process that runs cases on this CPU. Everything below runs with FS and GS as the last case left them: no libc,
- * no thread-local storage, no sanitizer. System calls other than these three end the process (seccomp, native.c).
+ * no thread-local storage, no sanitizer. System calls other than those it makes itself end the process.
  */
 #include "native_child.h"
 
 #include <asm/prctl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/prctl.h>
+#include <linux/seccomp.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 
@@ -21,6 +25,39 @@ static long raw_syscall(long nr, long a, long b, long c)
 
 	__asm__ volatile("syscall" : "=a"(r) : "0"(nr), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
 	return r;
+}
+
+/* ---- confinement ---- */
+
+#define ALLOW_IF_FD(nr, fd)                                                                                            \
+	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 4),                                                                 \
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[0])),                            \
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, fd, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),           \
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)
+#define ALLOW(nr) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+
+/* What sanitizers and others have mapped where a program's addresses of 32 bits and some more may go. */
+#define LOW_END 0x400000000000
+
+static void confine(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		ALLOW_IF_FD(SYS_read, CHILD_CMD_FD),
+		ALLOW_IF_FD(SYS_write, CHILD_REPLY_FD),
+		ALLOW(SYS_arch_prctl), /* a host without FSGSBASE */
+		ALLOW(SYS_exit_group),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+	};
+	struct sock_fprog program = { .len = ARRAY_SIZE(code), .filter = code };
+	long from = EXIT_PAGE + 0x1000;
+
+	raw_syscall(SYS_munmap, from, LOW_END - from, 0);
+	if (raw_syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, (long)&program))
+		raw_syscall(SYS_exit_group, 1, 0, 0);
 }
 
 /* ---- segments ---- */
@@ -120,6 +157,7 @@ void native_child_loop(struct native_shared *shared, uint32_t area_size, bool fs
 
 	area_bytes = area_size;
 	has_fsgsbase = fsgsbase;
+	confine();
 	while (raw_syscall(SYS_read, CHILD_CMD_FD, (long)&b, sizeof(b)) == sizeof(b)) {
 		for (uint32_t n = 0; n < b.count; n++) {
 			shared->current = b.first + n;

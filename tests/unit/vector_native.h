@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Runs one user-level instruction on this CPU with a given state, faults included: the oracle of
- * vector_test.c. Header only. Thread: one, the state is static.
+ * vector_system_test.c. Header only. Thread: one, the state is static.
  */
 #ifndef TZ_TESTS_VECTOR_NATIVE_H
 #define TZ_TESTS_VECTOR_NATIVE_H
