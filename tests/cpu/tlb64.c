@@ -66,28 +66,33 @@ ACCESSES(X)
 
 /* ---- flushed translations are not used ---- */
 
-/* Alternately two frames behind one page: what is read and where writes land. */
+/*
+ * Alternately two frames behind one page. In each, at eight places, two words that say which frame it is and when it
+ * was written last; in between nothing touches the frames through another address, which might displace the TLB's
+ * entries.
+ */
 static u32 alternate(const struct flush *f, volatile u64 *entry, u64 attributes, u64 first, u64 second, u64 size)
 {
-	u64 seed = 9, frame[2] = { first, second };
+	u64 seed = 9, frame[2] = { first, second }, step = size / 8;
 	u32 wrong = 0;
 
+	for (unsigned n = 0; n < 16; n++) {
+		volatile u64 *p = (volatile u64 *)(frame[n % 2] + n / 2 * step + 64);
+
+		p[0] = n;
+		p[1] = n % 2;
+	}
 	by_pge(0); /* the size of the page may have changed */
 	for (unsigned i = 0; i < 40; i++) {
-		u64 now = frame[i % 2], other = frame[1 - i % 2];
-
-		*entry = now | attributes;
+		*entry = frame[i % 2] | attributes;
 		f->flush(PLACE + (size > 4096 ? random64(&seed) % size : 0));
 		for (unsigned n = 0; n < 8; n++) {
-			u64 at = n * (size / 8) + 64;
-			volatile u64 *p = (volatile u64 *)(PLACE + at), *real = (volatile u64 *)(now + at);
+			volatile u64 *p = (volatile u64 *)(PLACE + n * step + 64);
 
-			*real = i * 100 + n;
-			*(volatile u64 *)(other + at) = 7;
-			wrong += *p != i * 100 + n;
-			*p = i;
-			__asm__ volatile("lock addq $1, %0" : "+m"(*p));
-			wrong += *real != i + 1 || *(volatile u64 *)(other + at) != 7;
+			wrong += p[0] != 2 * n + i % 2;
+			wrong += p[1] != (i < 2 ? i : i - 2);
+			p[1] = i + 1;
+			__asm__ volatile("lock subq $1, %0" : "+m"(p[1]));
 		}
 	}
 	return wrong;
