@@ -71,6 +71,34 @@ def test_kernel_on_the_vga(start, guest_dir):
     assert "trapeze:" not in ESCAPE.sub("", child.before)
 
 
+def boot_sector():
+    """Reads sector 1 with int 13h, writes it to sector 2, sends its text to COM1 and powers off; on an error sends E."""
+    code = bytearray.fromhex(
+        "31c0 8ed8 8ec0"                            # ds = es = 0
+        "bb0080 b80102 b90200 b600 cd13 7200"       # read one sector, cylinder 0, sector 2, to 0x8000
+        "bb0080 b80103 b90300 b600 cd13 7200"       # write it to sector 3
+        "be0080 baf803 ac 84c0 7403 ee ebf8"        # text at 0x8000 to port 0x3f8
+        "be0000 ba0089 ac 84c0 7403 ee ebf8 f4 ebfd")  # "Shutdown" to port 0x8900
+    end = len(code)
+    code += bytes.fromhex("b045 baf803 ee f4 ebfd")
+    for jump in (i for i in range(end - 1) if code[i:i + 2] == b"\x72\x00"):
+        code[jump + 1] = end - jump - 2
+    at = code.index(bytes.fromhex("be0000")) + 1
+    code[at:at + 2] = (0x7c00 + len(code)).to_bytes(2, "little")
+    return (bytes(code) + b"Shutdown\0").ljust(510, b"\0") + b"\x55\xaa"
+
+
+@pytest.mark.parametrize("bus", ["virtio", "ahci"])
+def test_boot_from_a_disk(tmp_path, engine, bus):
+    disk, text = tmp_path / "disk.img", b"Hello from the second sector.\r\n"
+    disk.write_bytes(boot_sector() + text.ljust(512, b"\0") + bytes(1 << 20))
+    done = run("run", "--accel", engine, "--memory", "64M", "--firmware", SEABIOS / "bios-256k.bin", "--disk",
+               f"{disk},format=raw,bus={bus}")
+    assert done.returncode == 0 and done.stderr == "", done
+    assert text.decode().strip() in done.stdout
+    assert disk.read_bytes()[1024:1024 + len(text)] == text
+
+
 @pytest.mark.parametrize("args,words", [
     (["--firmware", "/nonexistent/bios.bin"], ["/nonexistent/bios.bin", "No such file"]),
     (["--firmware", "/bin/true"], ["/bin/true", "64 KiB"]),
