@@ -76,6 +76,8 @@ static int open_fd(struct image_file *file, const struct file_options *options, 
 	file->fd = open(file->path, flags | (options->direct ? O_DIRECT : 0));
 	if (file->fd >= 0)
 		return 0;
+	if (errno == EISDIR)
+		return error_set(error, EISDIR, "%s: it is a directory", file->path);
 	if (errno == EINVAL && options->direct)
 		return error_set(error, EINVAL, "%s: cache=none: this file system has no direct I/O", file->path);
 	if ((errno == EACCES || errno == EROFS || errno == EPERM) && options->writable)

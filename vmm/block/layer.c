@@ -349,10 +349,13 @@ static int write_probed_head(struct layer *layer, struct block_request *r)
 	if (n > r->length)
 		n = (size_t)r->length;
 	if (!memcmp(copy, qcow_magic + r->offset, n)) {
-		msg_error("%s: the guest wants to write a qcow2 header to this raw disk; that is refused unless "
-			  "format=raw "
-			  "is given",
-			  layer->file.path);
+		/* Once: a guest must not fill our log. */
+		if (!atomic_exchange(&layer->file.complained, true))
+			msg_error(
+				"%s: the guest wants to write a qcow2 header to this raw disk; that is refused unless "
+				"format=raw "
+				"is given",
+				layer->file.path);
 		err = -EPERM;
 	} else {
 		err = file_write(&layer->file, r->offset, copy, r->length);
