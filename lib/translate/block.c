@@ -8,6 +8,16 @@
 #define SIDE_EXITS 4
 #define LOOP_ROUNDS 4
 
+static void classify(struct builder *b, struct insn *i)
+{
+	insn_classify(i, b->mode);
+	if (unlikely(b->t->guard) && b->t->guard->apart(&i->ii)) {
+		i->kind = KIND_INTERP;
+		i->reads = i->writes = X86_ARITH_FLAGS;
+		i->kills = 0;
+	}
+}
+
 static bool decode(struct builder *b, unsigned offset, struct insn *i)
 {
 	unsigned avail = TZ_PAGE_SIZE - offset;
@@ -21,7 +31,7 @@ static bool decode(struct builder *b, unsigned offset, struct insn *i)
 		return false;
 	i->offset = (uint16_t)offset;
 	i->inverted = false;
-	insn_classify(i, b->mode);
+	classify(b, i);
 	return true;
 }
 
@@ -253,7 +263,7 @@ static bool decode_cross(struct builder *b, unsigned offset)
 		return false; /* changed meanwhile */
 	i->offset = (uint16_t)offset;
 	i->inverted = false;
-	insn_classify(i, b->mode);
+	classify(b, i);
 	b->count = 1;
 	b->cross = x86_tlb_info(cpu, e)->gpa;
 	b->cross_host = e->host;

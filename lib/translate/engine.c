@@ -110,7 +110,7 @@ static void engine_invalidate(struct x86_cpu *cpu)
 /* ---- by interp ---- */
 
 /* One instruction (or one iteration of REP) with all that may happen around it. */
-static void step(struct x86_cpu *cpu, struct translate *t)
+void translate_step(struct x86_cpu *cpu, struct translate *t)
 {
 	struct interp *in = &t->interp;
 	uint64_t rflags = cpu->rflags;
@@ -128,7 +128,7 @@ static void step(struct x86_cpu *cpu, struct translate *t)
 	x86_step_end(cpu, rflags, shadow);
 }
 
-static void run_interp_block(struct x86_cpu *cpu, struct translate *t)
+void translate_by_interp(struct x86_cpu *cpu, struct translate *t)
 {
 	struct interp *in = &t->interp;
 	const struct interp_block *b = interp_block_find(cpu, in);
@@ -167,13 +167,12 @@ static void run_translated(struct x86_cpu *cpu, struct translate *t)
 	if (unlikely(cpu->io.logged))
 		x86_io_finish(cpu);
 	if (t->by_interp)
-		run_interp_block(cpu, t);
+		translate_by_interp(cpu, t);
 }
 
 /* ---- the contract ---- */
 
-/* Back from the depth of an instruction. */
-static enum x86_exit unwound(struct x86_cpu *cpu, struct translate *t, enum x86_unwind why)
+void translate_settle(struct x86_cpu *cpu, struct translate *t)
 {
 	t->interp.block = NULL;
 	t->interp.stepping = false;
@@ -182,6 +181,12 @@ static enum x86_exit unwound(struct x86_cpu *cpu, struct translate *t, enum x86_
 	STAT_ADD(cpu, INSNS, t->frame->insns + (t->op_runs && cpu->rip != t->op_rip));
 	t->frame->insns = 0;
 	t->op_runs = false;
+}
+
+/* Back from the depth of an instruction. */
+static enum x86_exit unwound(struct x86_cpu *cpu, struct translate *t, enum x86_unwind why)
+{
+	translate_settle(cpu, t);
 	x86_io_rewind(cpu);
 	switch (why) {
 	case X86_UNWIND_EXIT: return cpu->exit_reason;
@@ -196,7 +201,7 @@ static enum x86_exit advance(struct x86_cpu *cpu, struct translate *t)
 	enum x86_exit exit = X86_EXIT_NONE;
 
 	if (unlikely(cpu->io.logged)) {
-		step(cpu, t);
+		translate_step(cpu, t);
 		return X86_EXIT_NONE;
 	}
 	if (atomic_load_explicit(&cpu->attention, memory_order_relaxed))
@@ -204,21 +209,16 @@ static enum x86_exit advance(struct x86_cpu *cpu, struct translate *t)
 	if (exit != X86_EXIT_NONE)
 		return exit;
 	if (unlikely(x86_needs_stepping(cpu)))
-		step(cpu, t);
+		translate_step(cpu, t);
 	else if (translate_translatable(cpu))
 		run_translated(cpu, t);
 	else
-		run_interp_block(cpu, t);
+		translate_by_interp(cpu, t);
 	return X86_EXIT_NONE;
 }
 
-static enum x86_exit engine_run(struct x86_cpu *cpu, bool once)
+uint64_t translate_run_begin(struct x86_cpu *cpu, struct translate *t)
 {
-	struct translate *t = translate_of(cpu);
-	enum x86_exit exit = X86_EXIT_NONE;
-	uint64_t gs;
-	int why;
-
 	/* The client moved RIP: the instruction will not be finished. */
 	if (cpu->io.logged && cpu->io.rip != cpu->rip)
 		x86_io_finish(cpu);
@@ -229,8 +229,22 @@ static enum x86_exit engine_run(struct x86_cpu *cpu, bool once)
 		translate_jump_clear(t);
 	}
 	t->interp.block = NULL;
+	return gs_swap((uint64_t)(uintptr_t)cpu->tlb);
+}
+
+void translate_run_end(uint64_t gs)
+{
+	gs_swap(gs);
+}
+
+static enum x86_exit engine_run(struct x86_cpu *cpu, bool once)
+{
+	struct translate *t = translate_of(cpu);
+	enum x86_exit exit = X86_EXIT_NONE;
+	uint64_t gs = translate_run_begin(cpu, t);
+	int why;
+
 	cpu->unwind_valid = true;
-	gs = gs_swap((uint64_t)(uintptr_t)cpu->tlb);
 	why = setjmp(cpu->unwind);
 	if (why)
 		exit = unwound(cpu, t, (enum x86_unwind)why);
@@ -239,12 +253,12 @@ static enum x86_exit engine_run(struct x86_cpu *cpu, bool once)
 	if (once && exit == X86_EXIT_NONE) {
 		/* An exception that was delivered completes an instruction, too. */
 		if (why != X86_UNWIND_EVENT)
-			step(cpu, t);
+			translate_step(cpu, t);
 		exit = X86_EXIT_INSN_DONE;
 	}
 	while (exit == X86_EXIT_NONE)
 		exit = advance(cpu, t);
-	gs_swap(gs);
+	translate_run_end(gs);
 	x86_fpu_put(cpu);
 	cpu->unwind_valid = false;
 	return exit;

@@ -84,6 +84,8 @@ static struct translate_block *block_at_rip(struct x86_cpu *cpu, struct translat
 	gpa_t gpa;
 
 	x86_check_rip(cpu, rip);
+	if (unlikely(t->guard && e->tag_exec == page))
+		t->guard->fetch(cpu, e);
 	if (unlikely(e->tag_exec != page)) {
 		if (e->tag_read != page)
 			translate_victim_save(t, cpu->mmu_index, rip);
@@ -159,6 +161,9 @@ static const void *go_on(struct x86_cpu *cpu, struct translate *t, struct transl
 	if (unlikely(cpu->io.logged || atomic_load_explicit(&cpu->attention, memory_order_relaxed) ||
 		     !translate_translatable(cpu) || x86_needs_stepping(cpu)))
 		return NULL;
+	/* The plain rest of a block belongs to it. */
+	if (unlikely(t->guard) && !t->plain && t->guard->stop(cpu))
+		return NULL;
 	return translate_next(cpu, t, x);
 }
 
@@ -190,6 +195,10 @@ static const void *interp_op(struct x86_cpu *cpu, struct translate *t, const str
 	uint32_t flushes = cpu->tlb->flushes;
 
 	cpu->gpr[X86_RSP] += (uint64_t)(int64_t)r->adjust;
+	if (unlikely(t->guard) && t->guard->hold(cpu, i)) {
+		t->frame->insns += (uint64_t)(int64_t)r->since;
+		return NULL;
+	}
 	STAT_INC(cpu, TRANSLATE_INTERP);
 	translate_count_fallback(t, i->mnemonic);
 	if (cpu->count_insns) {
@@ -259,6 +268,8 @@ static const void *cross(struct x86_cpu *cpu, struct translate *t)
 {
 	const struct interp_insn *i = interp_block_find(cpu, &t->interp)->insn;
 
+	if (unlikely(t->guard) && t->guard->hold(cpu, i))
+		return NULL;
 	STAT_INC(cpu, TRANSLATE_INTERP);
 	i->exec(cpu, i);
 	STAT_INC(cpu, INSNS);

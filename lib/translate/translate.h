@@ -164,6 +164,14 @@ struct translate_vm {
 	_Atomic uint64_t pages[X86_TLB_CODE_WORDS];
 };
 
+/* Who runs translated code a piece at a time (lockstep). Thread: the vCPU's. */
+struct translate_guard {
+	bool (*apart)(const struct interp_insn *i);                     /* translated code leaves it to interp */
+	bool (*hold)(struct x86_cpu *cpu, const struct interp_insn *i); /* leave before interp runs it? */
+	bool (*stop)(struct x86_cpu *cpu);                              /* leave between two blocks? */
+	void (*fetch)(struct x86_cpu *cpu, struct x86_tlb_entry *e);    /* code is about to be read through it */
+};
+
 struct translate {
 	struct interp interp; /* first: interp's functions find it as cpu->engine_data */
 	struct x86_cpu *cpu;
@@ -204,6 +212,7 @@ struct translate {
 	bool op_runs;            /* interp runs an instruction of a block, if they are counted: */
 	uint64_t op_rip;         /* the one there */
 	struct translate_counters *counters;
+	const struct translate_guard *guard; /* or NULL; set before any code is made */
 
 	/* Writes by other vCPUs to pages this one has code of. Under the registry's lock. */
 	_Atomic unsigned mail_count;
@@ -312,6 +321,16 @@ const void *translate_detour(struct x86_cpu *cpu, const uint8_t *site);
  */
 const void *translate_next(struct x86_cpu *cpu, struct translate *t, struct translate_exit *x);
 void translate_frame_leave(struct translate *t); /* struct x86_cpu is the truth again */
+
+/* ---- engine.c: what run() is made of ---- */
+/* Around all of the following, in struct x86_cpu's unwinding frame. `gs`: for _end(). */
+uint64_t translate_run_begin(struct x86_cpu *cpu, struct translate *t);
+void translate_run_end(uint64_t gs);
+/* One instruction, or one iteration of REP, with all that may happen around it; blocks that are not translated. */
+void translate_step(struct x86_cpu *cpu, struct translate *t);
+void translate_by_interp(struct x86_cpu *cpu, struct translate *t);
+/* Translated code was left, by unwinding or not: count what it did, forget what it was at. */
+void translate_settle(struct x86_cpu *cpu, struct translate *t);
 
 /* ---- block.c ---- */
 #define TRANSLATE_MODE_SHIFT 52

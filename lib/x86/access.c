@@ -18,6 +18,7 @@ struct place {
 	gpa_t gpa;
 	unsigned size;
 	uint8_t flags; /* X86_TLB_LOG counts */
+	bool no_room;  /* the overlay says so */
 };
 
 static void tlb_fill(struct x86_cpu *cpu, unsigned mmu, uint64_t gva, const struct x86_walk *w,
@@ -71,6 +72,16 @@ static void tlb_fill(struct x86_cpu *cpu, unsigned mmu, uint64_t gva, const stru
 	} else {
 		tlb->large.w[mmu][i / 64] &= ~bit;
 	}
+	if (unlikely(tlb->overlay))
+		e->tag_read = e->tag_write = x86_tlb_withheld(page);
+}
+
+/* The access goes through an entry. */
+static inline void place_at(struct x86_cpu *cpu, struct x86_tlb_entry *e, uint64_t gva, unsigned kind, struct place *p)
+{
+	p->no_room = unlikely(cpu->tlb->overlay) && !cpu->tlb->overlay->access(cpu, e, kind);
+	p->host = x86_tlb_host(e, gva);
+	p->flags = x86_tlb_info(cpu, e)->flags;
 }
 
 /*
@@ -80,7 +91,7 @@ static void tlb_fill(struct x86_cpu *cpu, unsigned mmu, uint64_t gva, const stru
 static bool try_locate(struct x86_cpu *cpu, uint64_t gva, unsigned size, unsigned kind, unsigned mmu, struct place *p,
 		       uint32_t *error)
 {
-	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, mmu, gva);
+	struct x86_tlb_entry *e = x86_tlb_slot(cpu, mmu, gva);
 	const struct x86_tlb_info *info = x86_tlb_info(cpu, e);
 	uint64_t page = gva & ~TZ_PAGE_MASK;
 	struct x86_walk w;
@@ -92,9 +103,8 @@ static bool try_locate(struct x86_cpu *cpu, uint64_t gva, unsigned size, unsigne
 
 	p->size = size;
 	if (known) {
-		p->host = x86_tlb_host(e, gva);
+		place_at(cpu, e, gva, kind, p);
 		p->gpa = GPA(info->gpa | (gva & TZ_PAGE_MASK));
-		p->flags = info->flags;
 		return true;
 	}
 	if (unlikely(!x86_walk(cpu, GVA(gva), kind, mmu, false, &w))) {
@@ -103,14 +113,14 @@ static bool try_locate(struct x86_cpu *cpu, uint64_t gva, unsigned size, unsigne
 	}
 	p->gpa = w.gpa;
 	p->flags = 0;
+	p->no_room = false;
 	p->host = NULL;
 	if (unlikely(!mem_lookup(cpu->mem, w.gpa, &hit)))
 		return true;
 	tlb_fill(cpu, mmu, gva, &w, &hit);
 	if (kind == X86_ACCESS_WRITE && (hit.slot->flags & MEM_SLOT_READONLY))
 		return true;
-	p->host = hit.hva;
-	p->flags = info->flags;
+	place_at(cpu, e, gva, kind, p);
 	return true;
 }
 
@@ -120,6 +130,8 @@ static void locate(struct x86_cpu *cpu, uint64_t gva, unsigned size, unsigned ki
 
 	if (unlikely(!try_locate(cpu, gva, size, kind, mmu, p, &error)))
 		x86_raise_page_fault(cpu, GVA(gva), error);
+	if (unlikely(p->no_room))
+		cpu->tlb->overlay->no_room(cpu);
 }
 
 bool x86_tlb_fill(struct x86_cpu *cpu, uint64_t gva, unsigned kind, unsigned mmu)
@@ -130,7 +142,8 @@ bool x86_tlb_fill(struct x86_cpu *cpu, uint64_t gva, unsigned kind, unsigned mmu
 	uint32_t error;
 
 	/* Known and yet withheld: the walk would say no more than that. */
-	if (unlikely((uint64_t)((int64_t)gva >> 47) + 1 > 1 || e->tag_read == x86_tlb_withheld(page)) ||
+	if (unlikely((uint64_t)((int64_t)gva >> 47) + 1 > 1 ||
+		     (e->tag_read == x86_tlb_withheld(page) && !cpu->tlb->overlay)) ||
 	    !try_locate(cpu, gva, 1, kind, mmu, &p, &error))
 		return false;
 	return (kind == X86_ACCESS_WRITE ? e->tag_write : e->tag_read) == page;
@@ -186,6 +199,8 @@ static void written(struct x86_cpu *cpu, const struct place *p)
 		mem_mark_dirty(hit.slot, p->gpa, p->size);
 	if (x86_tlb_is_code(cpu, p->gpa) && cpu->tlb->code_written)
 		cpu->tlb->code_written(cpu, p->gpa, p->size);
+	if (unlikely(cpu->tlb->overlay))
+		cpu->tlb->overlay->written(cpu, p->gpa, p->host, p->size);
 }
 
 static uint64_t host_load(const uint8_t *host, unsigned size)

@@ -69,6 +69,8 @@ static uint64_t entry_read(struct walker *w, uint64_t gpa)
 		e->slot = NULL;
 		return e->value = w->entry_size == 8 ? UINT64_MAX : UINT32_MAX;
 	}
+	if (unlikely(w->cpu->tlb->overlay))
+		host = w->cpu->tlb->overlay->table(w->cpu, gpa, host);
 	e->host = slot->flags & MEM_SLOT_READONLY ? NULL : host;
 	e->slot = slot;
 	return e->value = w->entry_size == 8 ? guest_load64(host) : guest_load32(host);
@@ -244,6 +246,8 @@ static bool entry_set(struct walker *w, struct entry *e, uint64_t bits)
 	mem_mark_dirty(e->slot, gpa, w->entry_size);
 	if (x86_tlb_is_code(cpu, gpa) && cpu->tlb->code_written)
 		cpu->tlb->code_written(cpu, gpa, w->entry_size);
+	if (unlikely(cpu->tlb->overlay))
+		cpu->tlb->overlay->table_written(cpu, gpa.v, e->host, w->entry_size);
 	return true;
 }
 

@@ -59,6 +59,23 @@ struct x86_tlb_set {
 
 enum x86_tlb_flush { X86_TLB_FLUSH_PAGE, X86_TLB_FLUSH_NONGLOBAL, X86_TLB_FLUSH_ALL };
 
+/*
+ * Who keeps a vCPU's accesses apart from memory (lockstep): all of them take the slow path first. Thread: the vCPU's.
+ */
+struct x86_overlay {
+	/*
+	 * An access of `kind` (X86_ACCESS_*) is about to go through the filled entry: choose its host page, and its
+	 * tags for data, which nobody else gives. False: there is no room.
+	 */
+	bool (*access)(struct x86_cpu *cpu, struct x86_tlb_entry *e, unsigned kind);
+	tz_noreturn void (*no_room)(struct x86_cpu *cpu);
+	/* After a write that took the slow path (by x86_host_write_ptr(): before it). */
+	void (*written)(struct x86_cpu *cpu, gpa_t gpa, const uint8_t *host, unsigned size);
+	/* Where a walk finds the paging-structure entry that memory has at `host`; a walk has set A or D in it. */
+	uint8_t *(*table)(struct x86_cpu *cpu, uint64_t gpa, uint8_t *host);
+	void (*table_written)(struct x86_cpu *cpu, uint64_t gpa, const uint8_t *host, unsigned size);
+};
+
 struct x86_tlb {
 	struct x86_tlb_entry e[X86_MMU_COUNT][X86_TLB_SIZE];
 	struct x86_tlb_info info[X86_MMU_COUNT][X86_TLB_SIZE];
@@ -78,8 +95,9 @@ struct x86_tlb {
 	void (*flushed)(struct x86_cpu *cpu, enum x86_tlb_flush what, uint64_t gva);
 	/* Of an engine that shares it between vCPUs: pages whose writes take the slow path, hashed as code_filter. */
 	const _Atomic uint64_t *code_shared;
-	uint32_t flushes;   /* counts: what was derived from mappings is stale when it changed */
-	uint32_t withholds; /* counts: write tags were taken back */
+	const struct x86_overlay *overlay; /* or NULL; set while the TLB is empty */
+	uint32_t flushes;                  /* counts: what was derived from mappings is stale when it changed */
+	uint32_t withholds;                /* counts: write tags were taken back */
 	/* The engine's own: at a fixed distance from the entries for code that has one base register for both. */
 	_Alignas(64) uint8_t engine[X86_TLB_ENGINE_SIZE];
 };
