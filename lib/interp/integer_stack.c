@@ -141,6 +141,7 @@ static void exec_enter(struct x86_cpu *cpu, const struct interp_insn *i)
 	unsigned size = i->opsize, level = i->imm2 & 31;
 	uint64_t frame[32], sp;
 	int64_t to_bp = bp_delta(cpu), delta;
+	bool overlap;
 
 	for (unsigned n = 1; n < level; n++)
 		frame[n] = x86_stack_peek(cpu, to_bp - (int64_t)(n * size), size);
@@ -150,8 +151,13 @@ static void exec_enter(struct x86_cpu *cpu, const struct interp_insn *i)
 
 	sp = (cpu->gpr[X86_RSP] - size) & interp_mask(cpu->stack_size);
 	poke(cpu, -(int64_t)size, interp_reg_read(cpu, X86_RBP, size), size);
-	for (unsigned n = 1; n < level; n++)
+	/* A display that the new frame overlaps is read as it is overwritten, a pointer at a time. */
+	overlap = to_bp > -(int64_t)((level + 1) * size) && to_bp < (int64_t)(level * size);
+	for (unsigned n = 1; n < level; n++) {
+		if (overlap)
+			frame[n] = x86_stack_peek(cpu, to_bp - (int64_t)(n * size), size);
 		poke(cpu, -(int64_t)((n + 1) * size), frame[n], size);
+	}
 	if (level)
 		poke(cpu, -(int64_t)((level + 1) * size), sp, size);
 	x86_stack_adjust(cpu, delta);

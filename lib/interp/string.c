@@ -158,10 +158,12 @@ interp_inline void host_stos(void *dst, uint64_t v, uint64_t n, unsigned size)
 
 static uint64_t movs_bulk(struct x86_cpu *cpu, const struct interp_insn *i, unsigned size, uint64_t count)
 {
-	uint64_t from = element(cpu, i, i->seg, X86_RSI, size, false);
-	uint64_t to = element(cpu, i, X86_ES, X86_RDI, size, true);
+	uint64_t from = element(cpu, i, i->seg, X86_RSI, size, false), to;
 	const void *src;
 	void *dst;
+
+	x86_probe_read(cpu, from, size, cpu->mmu_index); /* faults before what the destination may raise */
+	to = element(cpu, i, X86_ES, X86_RDI, size, true);
 
 	count = run_length(cpu, i, i->seg, offset_of(cpu, i, X86_RSI), from, size, count);
 	count = run_length(cpu, i, X86_ES, offset_of(cpu, i, X86_RDI), to, size, count);
