@@ -112,7 +112,6 @@ uint64_t rnd_code_target(struct gen *g)
 	case 1: return slot + below(g, SLOT_STRIDE);
 	case 2: return UINT64_C(0x0123456789abcdef) ^ rnd(g) >> 16 << 16; /* hardly canonical */
 	case 3: return code + SLOT_CODE_SIZE - below(g, 2);
-	case 4: return EXIT;
 	default: return code + below(g, 0x380);
 	}
 }
