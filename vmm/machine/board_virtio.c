@@ -111,10 +111,11 @@ static struct virtio_device *create_balloon(struct board *b, const struct option
 	uint64_t mib;
 	bool deflate;
 
-	errno = EINVAL;
 	if (options_number(options, "inflate", 0, 0, b->config.ram->size >> 20, &mib) ||
-	    options_switch(options, "deflate-on-oom", true, &deflate))
+	    options_switch(options, "deflate-on-oom", true, &deflate)) {
+		errno = EINVAL;
 		return NULL;
+	}
 	return virtio_balloon_create(b->config.ram, mib << 20, deflate);
 }
 

@@ -11,6 +11,7 @@
 #define PIC_MASTER_VECTOR 0x08
 #define PIC_SLAVE_VECTOR 0x70
 #define PIC_CASCADE 2
+#define PIC_SLAVE_LEVELS 0x0c /* IRQ 10 and 11 are the PCI lines' */
 
 /* 16-bit code; offsets in the IVT below. */
 static const uint8_t stubs[] = {
@@ -36,7 +37,8 @@ static void write_ivt(const struct guest_ram *ram)
 	ram_write(ram, STUBS_GPA, stubs, sizeof(stubs));
 }
 
-static int setup_pic(const struct accel *accel, int vm_fd, unsigned chip_id, uint8_t vector, uint8_t mask)
+static int setup_pic(const struct accel *accel, int vm_fd, unsigned chip_id, uint8_t vector, uint8_t mask,
+		     uint8_t levels)
 {
 	struct kvm_irqchip chip = { .chip_id = chip_id };
 
@@ -44,6 +46,7 @@ static int setup_pic(const struct accel *accel, int vm_fd, unsigned chip_id, uin
 		return -errno;
 	chip.chip.pic.irq_base = vector;
 	chip.chip.pic.imr = mask;
+	chip.chip.pic.elcr = levels;
 	chip.chip.pic.init_state = 0;
 	return accel->ioctl(vm_fd, KVM_SET_IRQCHIP, (uintptr_t)&chip) < 0 ? -errno : 0;
 }
@@ -67,9 +70,10 @@ int legacy_setup(const struct accel *accel, int vm_fd, const struct guest_ram *r
 
 	if (ram)
 		write_ivt(ram);
-	err = setup_pic(accel, vm_fd, KVM_IRQCHIP_PIC_MASTER, PIC_MASTER_VECTOR, (uint8_t) ~(1u | 1u << PIC_CASCADE));
+	err = setup_pic(accel, vm_fd, KVM_IRQCHIP_PIC_MASTER, PIC_MASTER_VECTOR, (uint8_t) ~(1u | 1u << PIC_CASCADE),
+			0);
 	if (!err)
-		err = setup_pic(accel, vm_fd, KVM_IRQCHIP_PIC_SLAVE, PIC_SLAVE_VECTOR, 0xff);
+		err = setup_pic(accel, vm_fd, KVM_IRQCHIP_PIC_SLAVE, PIC_SLAVE_VECTOR, 0xff, PIC_SLAVE_LEVELS);
 	if (!err)
 		err = setup_pit(accel, vm_fd);
 	if (err)

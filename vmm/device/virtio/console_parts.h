@@ -23,6 +23,7 @@ struct port {
 	char *path;
 	int listen_fd, fd; /* fd -1: nobody is connected */
 	uint32_t events;   /* what fd is watched for */
+	bool hung_up;      /* the client is gone, what it wrote is not read yet; fd is not watched */
 	struct io_watch listen_watch, watch;
 };
 

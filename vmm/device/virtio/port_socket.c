@@ -32,20 +32,22 @@ static struct virtq *transmit_ring(const struct port *p)
 
 static void watch(struct port *p, uint32_t events)
 {
-	if (p->fd < 0 || events == p->events)
+	if (p->fd < 0 || p->hung_up || events == p->events)
 		return;
 	p->events = events;
 	io_thread_change(thread_of(p), &p->watch, events);
 }
 
-/* No queue lock held. */
+/* The control queue's lock is not held. */
 static void disconnect(struct port *p)
 {
 	if (p->fd < 0)
 		return;
-	io_thread_remove(thread_of(p), &p->watch);
+	if (!p->hung_up)
+		io_thread_remove(thread_of(p), &p->watch);
 	close(p->fd);
 	p->fd = -1;
+	p->hung_up = false;
 	atomic_store(&p->connected, false);
 	console_tell(p->console, p->id, VIRTIO_CONSOLE_PORT_OPEN, 0);
 	io_thread_change(thread_of(p), &p->listen_watch, EPOLLIN); /* the next one may come */
@@ -86,9 +88,8 @@ static bool receive(struct port *p)
 
 void port_socket_receive(struct port *p)
 {
-	/* A client that has gone is noticed by the watch. */
 	if (!receive(p))
-		watch(p, p->events | EPOLLIN);
+		disconnect(p);
 }
 
 /* Guest to host, transmit queue's lock held. False: the client is gone. */
@@ -161,8 +162,13 @@ static void connection_ready(void *ctx, uint32_t events)
 		alive = receive(p);
 		pthread_mutex_unlock(&receive_ring(p)->lock);
 	}
-	if (!alive || (events & (EPOLLHUP | EPOLLERR) && !(events & EPOLLIN)))
+	if (!alive) {
 		disconnect(p);
+	} else if (events & (EPOLLHUP | EPOLLERR)) {
+		/* The guest has not read all yet: kicks go on with it. The event would come again and again. */
+		io_thread_remove(thread_of(p), &p->watch);
+		p->hung_up = true;
+	}
 }
 
 static void listener_ready(void *ctx, uint32_t events)
