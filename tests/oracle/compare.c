@@ -220,6 +220,10 @@ static bool tolerate_instruction(uint64_t start, const ZydisDecodedInstruction *
 		tolerate(TOL_SYSEXIT);
 		return true;
 	}
+	if (zi->mnemonic == ZYDIS_MNEMONIC_CALL && emu->s.vector == V_GP && hw->s.vector == V_PF) {
+		tolerate(TOL_CALL);
+		return true;
+	}
 	if (emu->s.vector == V_GP && (is_access_fault(hw->s.vector) || hw->s.vector == V_GP) && is_far(zi)) {
 		tolerate(TOL_FAR_RETURN);
 		return true;
@@ -237,7 +241,8 @@ static bool tolerate_instruction(uint64_t start, const ZydisDecodedInstruction *
 		return true;
 	}
 	/* Compatibility mode: beyond the segment's limit of 4 GiB. */
-	if (hw->s.sel[CS] == SEL_USER_CS32 && hw->s.vector == V_GP && emu->s.vector == V_AC && zi->avx.vector_length) {
+	if (hw->s.sel[CS] == SEL_USER_CS32 && zi->avx.vector_length &&
+	    ((hw->s.vector == V_GP && emu->s.vector == V_AC) || (hw->s.vector == V_PF && emu->s.vector == V_GP))) {
 		tolerate(TOL_TWO_FAULTS);
 		return true;
 	}
@@ -247,7 +252,7 @@ static bool tolerate_instruction(uint64_t start, const ZydisDecodedInstruction *
 		tolerate(TOL_SEGMENT_WRAP);
 		return true;
 	}
-	if (is_xsave(zi) && hw->s.vector == V_PF && emu->s.vector >= V_NONE) {
+	if (is_xsave(zi) && hw->s.vector == V_PF && emu->s.rip != start) {
 		tolerate(TOL_XSAVE_EXTENT);
 		return true;
 	}
@@ -330,7 +335,7 @@ static void prepare(struct outcome *o, const struct state *s, const struct slot_
 	if (o->s.vector != V_PF)
 		o->s.cr2 = 0;
 	/* Linux reports every kernel address as present (arch/x86/mm/fault.c's promise to user space). */
-	if (o->s.vector == V_PF && o->s.cr2 >> 63)
+	if (o->s.vector == V_PF && o->s.cr2 >= UINT64_C(0x7ffffffff000)) /* its TASK_SIZE_MAX */
 		o->s.error |= 1;
 	/* Null selectors lose their RPL in the IRET to the signal handler (SDM 2A IRET). */
 	for (unsigned n = 0; n < 6; n++)
