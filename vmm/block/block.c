@@ -16,6 +16,11 @@ int block_open(const struct block_options *options, struct block **out, char *te
 	*out = NULL;
 	if (!disk)
 		return error_set(&error, ENOMEM, "%s: %s", options->path, strerror(ENOMEM));
+	disk->path = strdup(options->path);
+	if (!disk->path) {
+		free(disk);
+		return error_set(&error, ENOMEM, "%s: %s", options->path, strerror(ENOMEM));
+	}
 	disk->cache = options->cache;
 	disk->discard = options->discard && !options->readonly;
 	disk->no_uring = options->no_uring;
@@ -26,6 +31,7 @@ int block_open(const struct block_options *options, struct block **out, char *te
 	else
 		err = layers_open(disk, options, &error);
 	if (err) {
+		free(disk->path);
 		free(disk);
 		return err;
 	}
@@ -37,6 +43,7 @@ int block_close(struct block *disk)
 {
 	int err = disk->driver->close(disk);
 
+	free(disk->path);
 	free(disk);
 	return err;
 }

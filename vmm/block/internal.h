@@ -37,6 +37,7 @@ struct block {
 	enum block_cache cache;
 	bool discard, no_uring;
 	char *path;
+	_Atomic bool told;   /* the user, of a failed request */
 	struct layer *layer; /* files: the top of the chain */
 	struct pool *pool;
 	struct nbd_disk *nbd;

@@ -17,6 +17,7 @@
 #include "block/file.h"
 #include "block/internal.h"
 #include "block/iov.h"
+#include "machine/message.h"
 
 #define RING_ENTRIES 128
 #define IO_IOVS 4
@@ -360,6 +361,22 @@ void block_queue_kick(struct block_queue *queue)
 		queue->unsubmitted = false;
 }
 
+/* Once a disk: the guest hears of each. What the guest itself did wrong, and a full host, are the machine's to tell. */
+static void tell_failure(struct block *disk, const struct block_request *request)
+{
+	static const char *const ops[] = { "read", "write", "flush", "discard", "zeroing" };
+
+	switch (request->result) {
+	case -EINVAL:
+	case -EROFS:
+	case -EPERM:
+	case -ENOSPC: return;
+	}
+	if (!atomic_exchange(&disk->told, true))
+		msg_error("%s: a %s failed: %s; the guest sees an I/O error", disk->path, ops[request->op],
+			  strerror(-request->result));
+}
+
 unsigned block_queue_poll(struct block_queue *queue)
 {
 	struct block_request *list = NULL, **tail = &list, *next;
@@ -375,6 +392,8 @@ unsigned block_queue_poll(struct block_queue *queue)
 		next = list->next;
 		queue->in_flight--;
 		count++;
+		if (list->result)
+			tell_failure(queue->disk, list);
 		list->done(list, list->result);
 	}
 	return count;
