@@ -5,7 +5,7 @@
 
 /* Instructions looked at behind a jump for what they do to the flags. */
 #define LOOK_AHEAD 6
-#define SIDE_EXITS 4
+#define SIDE_EXITS 2
 #define LOOP_ROUNDS 4
 
 static void classify(struct builder *b, struct insn *i)
@@ -151,7 +151,9 @@ static struct translate_record *record(struct builder *b, const struct insn *i, 
 struct translate_record *block_record(struct builder *b, const struct insn *i, enum translate_action action)
 {
 	return record(b, i, action,
-		      action == ACTION_EXIT ? sizeof(struct translate_exit) : sizeof(struct translate_record));
+		      action == ACTION_FAR    ? sizeof(struct translate_far)
+		      : action == ACTION_EXIT ? sizeof(struct translate_exit)
+					      : sizeof(struct translate_record));
 }
 
 struct translate_check *block_check(struct builder *b, const struct insn *i, enum translate_action action)
@@ -167,6 +169,7 @@ struct cold *block_cold(struct builder *b, struct translate_record *r)
 	c->count = 0;
 	c->save_flags = false;
 	c->plain = NULL;
+	c->tag = NULL;
 	return c;
 }
 
@@ -210,7 +213,7 @@ static void emit_colds(struct builder *b)
 			emit_bind(&b->e, c->from[k]);
 		if (c->plain)
 			flow_emit_plain(b, c, c->record->action == ACTION_STACK ? HOST_T1 : HOST_T0);
-		if (c->record->action == ACTION_EXIT || c->record->action == ACTION_GOTO)
+		if (c->record->action == ACTION_EXIT || c->record->action == ACTION_FAR)
 			flow_emit_exit(b, c);
 		else
 			block_emit_call(b, cold_stub(b, c->record), c->record);
@@ -270,6 +273,7 @@ static bool decode_cross(struct builder *b, unsigned offset)
 	source = translate_alloc(b->t, len);
 	tz_copy(source, bytes, len);
 	b->block->cross = (uint8_t)(len - first);
+	b->block->cross_host = (const uint8_t *)e->host;
 	b->block->range[0] = (struct translate_range){ (uint16_t)offset, (uint16_t)first, source };
 	ghost = translate_alloc(b->t, sizeof(*ghost));
 	ghost->range[0] = (struct translate_range){ 0, (uint16_t)(len - first), source + first };

@@ -52,7 +52,7 @@ struct cold {
 	bool save_flags; /* an exit: the flags are in the host's registers only */
 	struct translate_exit
 		*plain; /* a window: the way out where the page is right and the range goes on in the next */
-	int64_t far;    /* ACTION_GOTO */
+	uint8_t *tag;   /* of a far exit: what refers to its tag; then the code there is the way to C */
 };
 
 /* Where a checked memory operand is for the host: [base + index + disp] */

@@ -46,8 +46,8 @@ int translate_cache_create(struct translate *t)
 
 	uint32_t size = t->cpu->code_cache_size ? (uint32_t)t->cpu->code_cache_size : TRANSLATE_CODE_SIZE;
 
-	/* What is known about blocks takes more room than their code. */
-	t->code_size = size / 5 * 2 & ~(uint32_t)TZ_PAGE_MASK;
+	/* What is known about blocks takes as much room as their code. */
+	t->code_size = size / 32 * 15 & ~(uint32_t)TZ_PAGE_MASK;
 	t->arena_size = size - t->code_size;
 	t->rw = t->rx = MAP_FAILED;
 	t->arena =
@@ -55,9 +55,10 @@ int translate_cache_create(struct translate *t)
 	err = t->arena == MAP_FAILED ? -ENOMEM : translate_perf_map_init() ? map_code_for_perf(t) : map_code(t);
 	if (err)
 		return err;
+	t->arena_used = TRANSLATE_ARENA_START;
 	translate_stubs_create(t);
 	t->fixed = t->used;
-	t->cold = t->cold_start = t->code_size / 5 * 3 & ~(uint32_t)TZ_PAGE_MASK;
+	t->cold = t->cold_start = t->code_size / 32 * 19 & ~(uint32_t)TZ_PAGE_MASK;
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
 		for (unsigned n = 0; n < ARRAY_SIZE(t->frame->jump[mmu]); n++)
 			t->frame->jump[mmu][n].rip = 1;
@@ -88,7 +89,7 @@ void translate_wipe(struct translate *t)
 	translate_jump_clear(t);
 	t->used = t->fixed;
 	t->cold = t->cold_start;
-	t->arena_used = 0;
+	t->arena_used = TRANSLATE_ARENA_START;
 	t->wipes++;
 	STAT_INC(t->cpu, TRANSLATE_WIPES);
 }
@@ -197,6 +198,56 @@ void translate_link(struct translate *t, struct translate_exit *x, struct transl
 	to->incoming = translate_offset(t, x);
 }
 
+/* It is not one of those that lead to its block any more. */
+static void far_forget(struct translate *t, struct translate_far *f)
+{
+	uint32_t *n = &((struct translate_block *)translate_at(t, f->to))->incoming;
+
+	while (translate_at(t, *n) != f)
+		n = &((struct translate_exit *)translate_at(t, *n))->next_in;
+	*n = f->exit.next_in;
+	f->to = 0;
+}
+
+void translate_link_far(struct translate *t, struct translate_far *f, struct translate_block *to, uint64_t page)
+{
+	const struct translate_block *from = translate_at(t, f->exit.record.block);
+	struct translate_jumps *j = &t->jumps[(from->key >> TRANSLATE_MODE_SHIFT) & TRANSLATE_MODE_MMU];
+	struct translate_exit *x = &f->exit;
+
+	if (from->dead || to->dead)
+		return;
+	if (f->to != translate_offset(t, to)) {
+		if (f->to)
+			far_forget(t, f);
+		f->to = translate_offset(t, to);
+		x->next_in = to->incoming;
+		to->incoming = translate_offset(t, x);
+		point(t, x->last, (uint32_t)((const uint8_t *)to->code - t->rx));
+		if (x->jump)
+			point(t, x->jump, to->needs_flags ? x->stub : x->stub + x->saved);
+		STAT_INC(t->cpu, TRANSLATE_LINKS);
+	}
+	guest_store64(t->rw + f->tag, page);
+	if (!f->listed) {
+		f->listed = true;
+		f->next = j->far;
+		j->far = translate_offset(t, f);
+	}
+}
+
+void translate_unlink_far(struct translate *t, unsigned mmu)
+{
+	for (uint32_t n = t->jumps[mmu].far; n;) {
+		struct translate_far *f = translate_at(t, n);
+
+		guest_store64(t->rw + f->tag, 1);
+		f->listed = false;
+		n = f->next;
+	}
+	t->jumps[mmu].far = 0;
+}
+
 /* The block is in no table any more; jumps to it lead to the dispatcher again. */
 static void block_kill(struct translate *t, struct translate_block *b)
 {
@@ -210,10 +261,16 @@ static void block_kill(struct translate *t, struct translate_block *b)
 	for (uint32_t n = b->incoming; n;) {
 		struct translate_exit *x = translate_at(t, n);
 
-		point(t, x->last, x->stub + x->leave);
-		point(t, x->jump, x->stub);
-		x->linked = false;
 		n = x->next_in;
+		if (x->record.action == ACTION_FAR) {
+			guest_store64(t->rw + ((struct translate_far *)x)->tag, 1);
+			((struct translate_far *)x)->to = 0;
+		} else {
+			point(t, x->last, x->stub + x->leave);
+		}
+		if (x->jump)
+			point(t, x->jump, x->stub);
+		x->linked = false;
 	}
 	b->incoming = 0;
 	b->dead = true;
@@ -239,20 +296,28 @@ static bool overlaps(const struct translate_block *b, unsigned offset, unsigned 
 	return false;
 }
 
+static bool same(const uint8_t *a, const uint8_t *b, unsigned len)
+{
+	unsigned k = 0;
+
+	for (; k + 8 <= len; k += 8)
+		if (guest_load64(a + k) != guest_load64(b + k))
+			return false;
+	for (; k < len; k++)
+		if (guest_load8(a + k) != b[k])
+			return false;
+	return true;
+}
+
 static bool same_bytes(const struct translate_block *b, const uint8_t *host)
 {
 	for (unsigned n = 0; n < ARRAY_SIZE(b->range); n++) {
 		const struct translate_range *r = &b->range[n];
-		unsigned k = 0;
 
-		for (; k + 8 <= r->len; k += 8)
-			if (guest_load64(host + r->offset + k) != guest_load64(r->source + k))
-				return false;
-		for (; k < r->len; k++)
-			if (guest_load8(host + r->offset + k) != r->source[k])
-				return false;
+		if (r->len && !same(host + r->offset, r->source, r->len))
+			return false;
 	}
-	return true;
+	return !b->cross || same(b->cross_host, b->range[0].source + b->range[0].len, b->cross);
 }
 
 bool translate_drop(struct translate *t, uint64_t gpa, unsigned len)

@@ -161,8 +161,10 @@ static enum insn_kind kind_vector(const struct insn *i, unsigned mode)
 			: i->ii.extra == VECTOR_EVEX ? TRANSLATE_MODE_AVX512
 						     : 0;
 
-	if (!(mode & need & live) || (i->ii.exec != vector_exec_reg && i->ii.exec != vector_exec_load &&
-				      i->ii.exec != vector_exec_store && !is_masked(i)))
+	/* MMX: a pending x87 exception must not come to the host (SDM 3A 12.5). */
+	if (!(mode & need & live) || (vector_info(&i->ii)->flags & VECTOR_WAITS) ||
+	    (i->ii.exec != vector_exec_reg && i->ii.exec != vector_exec_load && i->ii.exec != vector_exec_store &&
+	     !is_masked(i)))
 		return KIND_INTERP;
 	for (unsigned n = 0; n < i->zi.operand_count; n++)
 		if (n >= i->zi.operand_count_visible && i->zo[n].type == ZYDIS_OPERAND_TYPE_MEMORY)
@@ -237,6 +239,8 @@ static enum insn_kind kind_of(const struct insn *i, unsigned mode)
 	case ZYDIS_MNEMONIC_LEA: return ii->opsize >= 4 ? KIND_LEA : KIND_INTERP;
 	case ZYDIS_MNEMONIC_NOP:
 	case ZYDIS_MNEMONIC_ENDBR64:
+		/* 0F 0D with a register: interp knows whose it is. */
+		return i->zi.opcode_map == ZYDIS_OPCODE_MAP_0F && i->zi.opcode == 0x0d ? KIND_INTERP : KIND_NOP;
 	case ZYDIS_MNEMONIC_PREFETCHT0:
 	case ZYDIS_MNEMONIC_PREFETCHT1:
 	case ZYDIS_MNEMONIC_PREFETCHT2:

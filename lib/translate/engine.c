@@ -20,7 +20,7 @@
 
 /* ---- the GS base: the host's outside run(), the TLB inside ---- */
 
-static bool gs_direct; /* by RDGSBASE and WRGSBASE */
+static _Atomic bool gs_direct; /* by RDGSBASE and WRGSBASE */
 
 static void arch_prctl(long what, uint64_t value)
 {
@@ -33,7 +33,7 @@ static uint64_t gs_swap(uint64_t base)
 {
 	uint64_t old = 0;
 
-	if (likely(gs_direct)) {
+	if (likely(atomic_load_explicit(&gs_direct, memory_order_relaxed))) {
 		__asm__ volatile(".byte 0xf3, 0x48, 0x0f, 0xae, 0xc8" : "=a"(old)); /* rdgsbase rax */
 		__asm__ volatile(".byte 0xf3, 0x48, 0x0f, 0xae, 0xd8" : : "a"(base) : "memory");
 	} else {
@@ -75,7 +75,7 @@ static int engine_create(struct x86_cpu *cpu)
 		return err;
 	translate_host_init();
 	translate_trace_init();
-	gs_direct = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0;
+	atomic_store_explicit(&gs_direct, (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0, memory_order_relaxed);
 	cpu->engine_data = t;
 	t->cpu = cpu;
 	t->frame = (struct translate_frame *)cpu->tlb->engine;

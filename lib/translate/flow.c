@@ -21,33 +21,62 @@ static void emit_poll(struct emit *e)
 }
 
 /*
- * To `target` (offset in the page) by the rel32 at the end of what has been emitted. Inside the page it can be linked,
- * and the flags need not be kept yet: whether the block there needs them is known by then.
+ * To `target` (offset in the page) by the rel32 at the end of what has been emitted. The flags need not be kept yet:
+ * whether the block there needs them is known when it is linked.
  */
 static void exit_to(struct builder *b, const struct insn *i, int64_t target)
 {
-	bool direct = in_page(target);
-	struct translate_record *r = block_record(b, i, direct ? ACTION_EXIT : ACTION_GOTO);
-	struct cold *c = block_cold(b, r);
+	struct translate_exit *x =
+		(struct translate_exit *)block_record(b, i, in_page(target) ? ACTION_EXIT : ACTION_FAR);
+	struct cold *c = block_cold(b, &x->record);
 
 	c->from[c->count++] = b->e.p - 4;
 	c->save_flags = b->flags_host && !b->flags_frame;
-	r->disp = (int32_t)target;
-	if (direct) {
-		struct translate_exit *x = (struct translate_exit *)r;
-
-		x->jump = (uint32_t)(b->e.p - 4 - b->t->rw);
-		x->backward = i && (target <= i->offset || i->kind == KIND_CALL);
-	}
+	x->record.disp = (int32_t)target;
+	x->jump = (uint32_t)(b->e.p - 4 - b->t->rw);
+	x->backward = i && (target <= i->offset || (i->kind == KIND_CALL && in_page(target)));
 }
 
-/* Where the link is unknown: the linear address in r11, through the jump cache. */
-static void emit_jump(struct builder *b, const struct translate_record *r)
+/* To another page. */
+static void emit_far(struct builder *b, struct translate_exit *x, bool save_flags)
 {
-	block_emit_call(b, b->t->stub_jump[b->mmu], r);
+	struct cold *c = block_cold(b, &x->record);
+	int32_t pages = x->record.disp & ~(int32_t)TZ_PAGE_MASK;
+	struct emit *e = &b->e;
+
+	x->stub = (uint32_t)(e->p - b->t->rw);
+	if (save_flags)
+		emit_flags_save(e);
+	x->saved = (uint8_t)(e->p - b->t->rw - x->stub);
+	emit_gs(e, true, 0x8b, HOST_T0, FRAME(rip_page));
+	emit_bytes(e, (const uint8_t[]){ 0x4c, 0x3b, 0x1d }, 3); /* cmp r11, [rip + disp32] */
+	c->tag = e->p;
+	e->p += 4;
+	block_cold_from(b, c, CC_NE);
+	if (x->backward) {
+		emit_poll(e);
+		block_cold_from(b, c, CC_NE);
+	}
+	emit_alu_imm(e, true, ALU_ADD, HOST_T0, (uint32_t)pages);
+	emit_gs(e, true, 0x89, HOST_T0, FRAME(rip_page));
+	emit8(e, OP_JMP);
+	x->last = (uint32_t)(e->p - b->t->rw);
+	emit32(e, 0);
 }
 
-/* The same without the stub: the host predicts each such jump on its own. */
+/* Where that leads to C. */
+static void emit_far_cold(struct builder *b, struct cold *c)
+{
+	struct translate_far *f = (struct translate_far *)c->record;
+
+	block_emit_call(b, b->t->stub_detour, c->record);
+	b->e.p = (uint8_t *)(((uintptr_t)b->e.p + 7) & ~(uintptr_t)7);
+	emit_bind(&b->e, c->tag);
+	f->tag = (uint32_t)(b->e.p - b->t->rw);
+	emit64(&b->e, 1);
+}
+
+/* To the linear address in r11, through the jump cache. */
 static void emit_jump_inline(struct builder *b, struct translate_record *r)
 {
 	struct cold *c = block_cold(b, r);
@@ -56,23 +85,17 @@ static void emit_jump_inline(struct builder *b, struct translate_record *r)
 	c->count = 2;
 }
 
-static void emit_goto(struct builder *b, const struct translate_record *r)
-{
-	emit_gs(&b->e, true, 0x8b, HOST_T0, FRAME(rip_page));
-	emit_lea(&b->e, HOST_T0, HOST_T0, r->disp);
-	emit_jump(b, r);
-}
-
 void flow_emit_exit(struct builder *b, struct cold *c)
 {
 	struct translate_exit *x = (struct translate_exit *)c->record;
 	struct emit *e = &b->e;
 	uint8_t *poll = NULL;
 
-	if (c->record->action == ACTION_GOTO) {
-		if (c->save_flags)
-			emit_flags_save(e);
-		emit_goto(b, c->record);
+	if (c->record->action == ACTION_FAR) {
+		if (c->tag)
+			emit_far_cold(b, c);
+		else
+			emit_far(b, x, c->save_flags);
 		return;
 	}
 	x->stub = (uint32_t)(e->p - b->t->rw);
@@ -125,13 +148,27 @@ static void emit_jcc_insn(struct builder *b, struct insn *i)
 	}
 }
 
+static void jump_to(struct builder *b, const struct insn *i, int64_t target)
+{
+	struct translate_exit *x;
+
+	if (in_page(target)) {
+		emit8(&b->e, OP_JMP);
+		b->e.p += 4;
+		exit_to(b, i, target);
+		return;
+	}
+	x = (struct translate_exit *)block_record(b, i, ACTION_FAR);
+	x->record.disp = (int32_t)target;
+	x->backward = target < 0;
+	emit_far(b, x, b->flags_host && !b->flags_frame);
+}
+
 static void emit_relative(struct builder *b, const struct insn *i, int64_t target)
 {
 	b->since++;
 	block_emit_count(b);
-	emit8(&b->e, OP_JMP);
-	b->e.p += 4;
-	exit_to(b, i, target);
+	jump_to(b, i, target);
 }
 
 /* The branch target of an indirect JMP or CALL into r11. */
@@ -275,7 +312,5 @@ void flow_emit(struct builder *b, struct insn *i)
 void flow_emit_end(struct builder *b, unsigned offset)
 {
 	block_emit_count(b);
-	emit8(&b->e, OP_JMP);
-	b->e.p += 4;
-	exit_to(b, NULL, offset);
+	jump_to(b, NULL, offset);
 }

@@ -19,6 +19,7 @@ static void clear(struct translate *t, unsigned mmu)
 	else
 		for (unsigned n = 0; n < 1u << TRANSLATE_JUMP_BITS; n++)
 			jump[n].rip = 1;
+	translate_unlink_far(t, mmu);
 	j->count = 0;
 	j->local = j->huge = false;
 	tz_clear(j->page, sizeof(j->page));

