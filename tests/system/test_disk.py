@@ -181,3 +181,34 @@ def test_bad_disks(guest_dir, tmp_path, contents, disk, words):
 def test_one_image_twice_is_refused(guest_dir, contents):
     complains(run("run", "--accel", "interp", "--kernel", guest_dir / "vmlinuz", "--disk", contents, "--disk",
                   contents), "contents.raw", "in use")
+
+
+@needs_qemu_img
+@pytest.mark.parametrize("options", ["", ",cache=none", ",aio=threads"])
+def test_guest_writes_qcow2(boot, guest_dir, tmp_path, options):
+    """What a guest has flushed is in the image when the program is ended, which qemu-img finds in order."""
+    base, disk, copy = tmp_path / "base.raw", tmp_path / "disk.qcow2", tmp_path / "copy.raw"
+    base.write_bytes(b"\1" * (4 << 20))
+    if "none" in options:
+        try:
+            os.close(os.open(base, os.O_RDONLY | os.O_DIRECT))
+        except OSError:
+            pytest.skip("no O_DIRECT where pytest keeps its files")
+    image("create", "--backing", base, "--backing-format", "raw", disk, "64M")
+    guest = boot("translate", extra=["--initrd", str(guest_dir / "initrd-virtio.cpio"), "--disk", f"{disk}{options}"])
+    guest.wait_shell()
+    assert "131072" in guest.command("cat /sys/block/vda/size")
+    guest.command("dd if=/dev/zero bs=1M count=3 | tr '\\0' x >/dev/vda; sync")
+    guest.command("dd if=/dev/zero bs=3k count=5 2>/dev/null | tr '\\0' y | dd of=/dev/vda bs=1k seek=9001; sync")
+    # In use: neither QEMU nor a second machine gets it.
+    assert qemu_img("info", disk).returncode != 0
+    complains(run("run", "--accel", "interp", "--kernel", guest_dir / "vmlinuz", "--disk", disk), "in use")
+    guest.child.kill(15)
+    assert guest.end() == 128 + 15
+    assert qemu_img("check", disk).returncode == 0
+    assert qemu_img("convert", "-O", "raw", disk, copy).returncode == 0
+    data = copy.read_bytes()
+    assert data[:3 << 20] == b"x" * (3 << 20)
+    assert data[3 << 20:4 << 20] == b"\1" * (1 << 20)
+    at = 9001 << 10
+    assert data[at - 1:at + (15 << 10) + 1] == b"\0" + b"y" * (15 << 10) + b"\0"
