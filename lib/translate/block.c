@@ -68,6 +68,26 @@ static void unroll(struct builder *b)
 	b->count = rounds * count;
 }
 
+/*
+ * STI goes on in translated code for the one instruction that it protects; then the block ends with a look for
+ * interrupts. Not if that one is interp's, which might look itself, or a branch without a look.
+ */
+static void settle_shadow(struct builder *b)
+{
+	b->poll_end = false;
+	for (unsigned n = 0; n < b->count; n++) {
+		struct insn *i = &b->insn[n];
+
+		if (!i->shadow)
+			continue;
+		b->poll_end =
+			n + 1 < b->count && i[1].kind != KIND_INTERP && (i[1].kind < KIND_JCC || i[1].kind == KIND_RET);
+		i->shadow = b->poll_end;
+		b->count = n + (b->poll_end ? 2 : 1);
+		return;
+	}
+}
+
 static void decode_all(struct builder *b, unsigned offset)
 {
 	unsigned exits = 0;
@@ -79,7 +99,9 @@ static void decode_all(struct builder *b, unsigned offset)
 			break;
 		offset += i->ii.len;
 		b->count++;
-		if (i->kind > KIND_JCC || i->ii.ends_block) {
+		if (i->ii.mnemonic == ZYDIS_MNEMONIC_STI && i->kind == KIND_INTERP) {
+			i->shadow = true;
+		} else if (i->kind > KIND_JCC || i->ii.ends_block) {
 			if (i->kind != KIND_JCC)
 				break;
 			if (is_loop(b, i) || ++exits == SIDE_EXITS)
@@ -295,12 +317,14 @@ static void decode_block(struct builder *b, unsigned offset)
 	struct insn *last;
 
 	b->cross = 0;
+	b->poll_end = false;
 	b->count = 0;
 	decode_all(b, offset);
 	if (!b->count) {
 		decode_cross(b, offset);
 		return;
 	}
+	settle_shadow(b);
 	last = &b->insn[b->count - 1];
 	add_range(b, 0, offset, last->offset + last->ii.len);
 	if (is_loop(b, last) && b->count <= TRANSLATE_BLOCK_INSNS / 2)

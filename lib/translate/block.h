@@ -32,6 +32,7 @@ struct access {
 struct insn {
 	enum insn_kind kind;
 	bool inverted;   /* a conditional jump that leaves where the guest's goes on, and goes on where that jumps */
+	bool shadow;     /* STI, and the instruction it protects follows in the block */
 	uint16_t offset; /* in the page */
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
@@ -83,6 +84,7 @@ struct builder {
 	/* Where the arithmetic flags are now; neither if nobody needs them. */
 	bool flags_host, flags_frame;
 	bool vector_live; /* the FPU's state is surely in the registers */
+	bool poll_end;    /* the end of the block looks for attention */
 	bool bad;         /* the instruction can not be emitted after all */
 	/* Of the instruction being emitted: they go on behind it. */
 	struct translate_record *resume[4];

@@ -99,8 +99,9 @@ static enum insn_kind kind_stack(const struct insn *i)
 
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
-		return ii->opsize == 8 && (ii->kind[0] == INTERP_OP_REG || ii->kind[0] == INTERP_OP_IMM) ? KIND_PUSH
-													 : KIND_INTERP;
+		return ii->opsize == 8 && ii->kind[0] <= INTERP_OP_IMM && ii->kind[0] != INTERP_OP_REG_HIGH
+			       ? KIND_PUSH
+			       : KIND_INTERP;
 	case ZYDIS_MNEMONIC_POP: return ii->opsize == 8 && ii->kind[0] == INTERP_OP_REG ? KIND_POP : KIND_INTERP;
 	case ZYDIS_MNEMONIC_LEAVE: return ii->opsize == 8 ? KIND_LEAVE : KIND_INTERP;
 	default: return KIND_INTERP;
@@ -414,8 +415,9 @@ void insn_classify(struct insn *i, unsigned mode)
 	/* What interp raises #UD for ends a block. */
 	if (i->ii.ends_block && i->kind < KIND_JCC)
 		i->kind = KIND_INTERP;
-	/* Without a window the target of CALL would have to wait while the return address is pushed. */
-	if (i->kind == KIND_CALL && (mode & TRANSLATE_MODE_PLAIN) && i->ii.kind[0] != INTERP_OP_IMM)
+	/* Without a window what was read would have to wait while the stack is looked up. */
+	if ((mode & TRANSLATE_MODE_PLAIN) && ((i->kind == KIND_CALL && i->ii.kind[0] != INTERP_OP_IMM) ||
+					      (i->kind == KIND_PUSH && i->ii.kind[0] == INTERP_OP_MEM)))
 		i->kind = KIND_INTERP;
 	if (!find_access(i))
 		i->kind = KIND_INTERP;

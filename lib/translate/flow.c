@@ -34,7 +34,7 @@ static void exit_to(struct builder *b, const struct insn *i, int64_t target)
 	c->save_flags = b->flags_host && !b->flags_frame;
 	x->record.disp = (int32_t)target;
 	x->jump = (uint32_t)(b->e.p - 4 - b->t->rw);
-	x->backward = i && (target <= i->offset || (i->kind == KIND_CALL && in_page(target)));
+	x->backward = i ? target <= i->offset || (i->kind == KIND_CALL && in_page(target)) : b->poll_end;
 }
 
 /* To another page. */
@@ -160,7 +160,7 @@ static void jump_to(struct builder *b, const struct insn *i, int64_t target)
 	}
 	x = (struct translate_exit *)block_record(b, i, ACTION_FAR);
 	x->record.disp = (int32_t)target;
-	x->backward = target < 0;
+	x->backward = target < 0 || (!i && b->poll_end);
 	emit_far(b, x, b->flags_host && !b->flags_frame);
 }
 

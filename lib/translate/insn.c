@@ -37,7 +37,7 @@ void insn_emit_interp(struct builder *b, struct insn *i)
 {
 	struct translate_record *r = block_record(b, i, ACTION_INTERP);
 
-	r->flags = 0;
+	r->flags = i->shadow ? TRANSLATE_RECORD_SHADOW : 0;
 	block_emit_call(b, b->t->stub_detour, r);
 	b->stack.open = b->base.open = false;
 }
@@ -123,10 +123,21 @@ static void emit_mem(struct emit *e, bool w, unsigned op, unsigned reg, const st
 static void emit_push(struct builder *b, struct insn *i)
 {
 	struct host_mem m;
+	struct access from;
 	unsigned host;
 
+	if (i->ii.kind[0] == INTERP_OP_MEM) {
+		if (!insn_operand_access(i, &from) || !window_access(b, i, &from, &m)) {
+			b->bad = true;
+			return;
+		}
+		emit_mem(&b->e, true, 0x8b, HOST_T0, &m);
+		window_scratch(b);
+	}
 	window_access(b, i, &i->mem, &m);
-	if (i->ii.kind[0] == INTERP_OP_IMM) {
+	if (i->ii.kind[0] == INTERP_OP_MEM) {
+		emit_mem(&b->e, true, 0x89, HOST_T0, &m);
+	} else if (i->ii.kind[0] == INTERP_OP_IMM) {
 		emit_mem(&b->e, true, 0xc7, 0, &m);
 		emit32(&b->e, (uint32_t)i->ii.imm);
 	} else {
@@ -248,7 +259,7 @@ void insn_emit(struct builder *b, struct insn *i)
 		b->flags_host = b->flags_frame = true; /* the way back from C loads them */
 	}
 	for (unsigned n = 0; n < b->resumes; n++)
-		if (!(i->kind == KIND_INTERP && i->ii.ends_block))
+		if (!(i->kind == KIND_INTERP && i->ii.ends_block && !i->shadow))
 			b->resume[n]->resume = (uint32_t)(b->e.p - b->t->rw);
 	b->since++;
 }

@@ -215,6 +215,10 @@ static const void *interp_op(struct x86_cpu *cpu, struct translate *t, const str
 		t->op_runs = true;
 	}
 	i->exec(cpu, i);
+	if (r->flags & TRANSLATE_RECORD_SHADOW) {
+		cpu->ev.shadow = 0;
+		t->interp.abort_block = false; /* behind the next one */
+	}
 	if (cpu->count_insns) {
 		t->frame->insns++;
 		t->op_runs = false;

@@ -109,6 +109,7 @@ struct translate_record {
 #define TRANSLATE_RECORD_WINDOW_W 2u /* the check asks for the write tag */
 #define TRANSLATE_RECORD_VECTOR 4u   /* the FPU's state must be in the registers behind it */
 #define TRANSLATE_RECORD_PLAIN 16u   /* an exit to a plain block, in the middle of this one */
+#define TRANSLATE_RECORD_SHADOW 32u  /* what follows runs before anything else looks for interrupts */
 #define TRANSLATE_RECORD_NO_FILL 8u  /* it may turn out to access nothing */
 
 /* ACTION_FILL, _WINDOW, _STACK: the first byte checked, as in struct interp_insn; how many. */
