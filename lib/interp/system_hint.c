@@ -37,11 +37,14 @@ static void exec_clflush(struct x86_cpu *cpu, const struct interp_insn *i)
 /* Zero the line that rAX points into (APM 3 CLZERO): DS or an override, the instruction's address size. */
 static void exec_clzero(struct x86_cpu *cpu, const struct interp_insn *i)
 {
-	uint64_t zero[CACHE_LINE / 8];
-	uint64_t a = x86_linear(cpu, i->seg, interp_reg_read(cpu, X86_RAX, i->addrsize), 1, true);
+	uint64_t base = x86_long64(cpu) && i->seg < X86_FS ? 0 : cpu->seg[i->seg].base;
+	uint64_t a = interp_reg_read(cpu, X86_RAX, i->addrsize), zero[CACHE_LINE / 8];
 
+	/* The linear address is aligned; the line must lie in the segment. */
+	a = ((base + a) & ~(uint64_t)(CACHE_LINE - 1)) - base;
 	tz_clear(zero, sizeof(zero));
-	x86_write_bytes(cpu, a & ~(uint64_t)(CACHE_LINE - 1), zero, CACHE_LINE, cpu->mmu_index);
+	x86_write_bytes(cpu, x86_linear(cpu, i->seg, x86_long64(cpu) ? a : (uint32_t)a, CACHE_LINE, true), zero,
+			CACHE_LINE, cpu->mmu_index);
 	interp_next(cpu, i);
 }
 
