@@ -252,7 +252,8 @@ static bool tolerate_instruction(uint64_t start, const ZydisDecodedInstruction *
 		tolerate(TOL_SEGMENT_WRAP);
 		return true;
 	}
-	if (is_xsave(zi) && hw->s.vector == V_PF && emu->s.rip != start) {
+	if (is_xsave(zi) && ((hw->s.vector == V_PF && emu->s.rip != start) ||
+			     (emu->s.sel[CS] == SEL_USER_CS32 && hw->s.rip != start && emu->s.vector == V_GP))) {
 		tolerate(TOL_XSAVE_EXTENT);
 		return true;
 	}
