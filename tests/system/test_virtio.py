@@ -5,10 +5,11 @@ import os
 import re
 import socket
 import subprocess
+import threading
 
 import pytest
 
-from conftest import PATIENCE, TRAPEZE, run
+from conftest import PATIENCE, ROOT, TRAPEZE, run
 from test_boot import COMPLAINTS
 
 
@@ -52,7 +53,7 @@ def use_disk(guest, disk):
     return before
 
 
-def test_devices_on_pci(drivers, engine, disk):
+def use_devices(drivers, engine, disk):
     guest = drivers(engine, "--device", "virtio-rng-pci", "--disk", f"{disk},format=raw,serial=number-7", "--net", "user",
                     cpus=2)
     assert guest.command("cat /sys/class/misc/hw_random/rng_current").strip() == "virtio_rng.0"
@@ -66,6 +67,15 @@ def test_devices_on_pci(drivers, engine, disk):
     healthy(guest)
     shut_down(guest)
     subprocess.run(["/sbin/e2fsck", "-fn", disk], check=True, capture_output=True)
+
+
+def test_devices_on_pci(drivers, disk):
+    use_devices(drivers, "translate", disk)
+
+
+@pytest.mark.long
+def test_devices_on_each_engine(drivers, engine, disk):
+    use_devices(drivers, engine, disk)
 
 
 @pytest.mark.parametrize("how", ["pci=nomsi", "pci=nomsi noapic"])
@@ -131,6 +141,72 @@ def test_console_ports_and_balloon(drivers, tmp_path):
     assert not path.exists()
 
 
+@pytest.fixture(scope="session")
+def vsock_initrd(guest_dir, tmp_path_factory):
+    """The drivers' initramfs with the program vsock_guest.c."""
+    folder = tmp_path_factory.mktemp("vsock")
+    (folder / "root/bin").mkdir(parents=True)
+    subprocess.run(["gcc", "-O1", "-static", "-o", folder / "root/bin/vsock", ROOT / "tests/system/vsock_guest.c"], check=True)
+    more = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], input=b".\nbin\nbin/vsock\n", cwd=folder / "root",
+                          check=True, capture_output=True).stdout
+    (folder / "initrd").write_bytes((guest_dir / "initrd-virtio.cpio").read_bytes() + more)
+    return folder / "initrd"
+
+
+def connect(path):
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(PATIENCE)
+    client.connect(str(path))
+    return client
+
+
+def receive_all(client):
+    data = b""
+    while chunk := client.recv(65536):
+        data += chunk
+    return data
+
+
+def test_vsock(drivers, vsock_initrd, tmp_path):
+    path, data = tmp_path / "vsock", os.urandom(1_000_000)
+    guest = drivers("translate", "--initrd", vsock_initrd, "--device", f"virtio-vsock-pci,guest-cid=7,path={path}")
+    # From the host: an echo of more than the buffers between hold.
+    guest.child.sendline("vsock listen 1234")
+    guest.child.expect_exact("listening")
+    client = connect(path)
+    client.sendall(b"CONNECT 1234\n")
+    assert re.fullmatch(rb"OK \d+\n", b"".join(iter(lambda: client.recv(1), b"\n")) + b"\n")
+    sender = threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)))
+    sender.start()
+    assert receive_all(client) == data
+    sender.join()
+    guest.child.expect_exact(guest.PROMPT)
+    # Nobody listens; something else than a request.
+    for line in (b"CONNECT 99\n", b"CONNECT -1\n", b"CONNECT 4294967296\n", b"x" * 100):
+        client = connect(path)
+        client.sendall(line)
+        try:
+            assert client.recv(100) == b""
+        except ConnectionResetError:
+            pass  # it wrote more than anybody read
+    # From the guest.
+    assert "connect:" in guest.command("vsock connect 77 </dev/null")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{path}_77")
+    listener.listen(1)
+    guest.child.sendline("head -c 500000 /dev/urandom >/tmp/d; vsock connect 77 </tmp/d >/tmp/answer")
+    client, _ = listener.accept()
+    client.settimeout(PATIENCE)
+    got = receive_all(client)
+    client.sendall(data)
+    client.close()
+    guest.child.expect_exact(guest.PROMPT)
+    assert guest.command("md5sum </tmp/d").split()[0] == hashlib.md5(got).hexdigest()
+    assert guest.command("md5sum </tmp/answer").split()[0] == hashlib.md5(data).hexdigest()
+    shut_down(guest)
+    assert not path.exists()
+
+
 def test_console_is_the_terminal(guest_dir, boot):
     guest = boot("translate", append="console=hvc0", extra=["--initrd", str(guest_dir / "initrd-virtio.cpio"), "--device",
                                                             "virtconsole"]).wait_shell()
@@ -143,6 +219,8 @@ def test_console_is_the_terminal(guest_dir, boot):
 @pytest.mark.parametrize("device, says", [
     ("virtio-rng-device", "a pc board cannot have this device"),
     ("virtio-rng-pci,packed=perhaps", "neither on nor off"),
+    ("virtio-vsock-pci", "needs path=SOCKET"),
+    ("virtio-vsock-pci,guest-cid=2,path=/tmp/x", "is not a number from"),
     ("virtserialport,name=x", "needs name=NAME and path=SOCKET"),
     ("virtserialport,name=x,path=/nowhere/x", "cannot listen on /nowhere/x"),
     ("virtio-balloon-pci,inflate=1000000", "is not a number from"),

@@ -87,8 +87,8 @@ extern const struct board_part board_parts[];
 extern const unsigned board_part_count;
 
 /* virtio devices, on PCI or at fixed addresses: board_virtio.c. */
-extern const char *const board_virtio_keys[], *const board_balloon_keys[], *const board_port_keys[],
-	*const board_no_keys[];
+extern const char *const board_virtio_keys[],
+	*const board_balloon_keys[], *const board_vsock_keys[], *const board_port_keys[], *const board_no_keys[];
 /* Ports of the one console device, which is made when all are known. */
 int board_virtconsole_attach(struct board *board, const struct options *options);
 int board_virtserialport_attach(struct board *board, const struct options *options);

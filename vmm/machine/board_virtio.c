@@ -86,6 +86,7 @@ static int plug(struct board *b, struct virtio_device *v)
 #define RING_KEYS "packed", "event_idx", "indirect_desc"
 const char *const board_virtio_keys[] = { RING_KEYS, NULL };
 const char *const board_balloon_keys[] = { RING_KEYS, "inflate", "deflate-on-oom", NULL };
+const char *const board_vsock_keys[] = { RING_KEYS, "guest-cid", "path", NULL };
 const char *const board_port_keys[] = { "name", "path", NULL };
 const char *const board_no_keys[] = { NULL };
 
@@ -119,6 +120,23 @@ static struct virtio_device *create_balloon(struct board *b, const struct option
 	return virtio_balloon_create(b->config.ram, mib << 20, deflate);
 }
 
+static struct virtio_device *create_vsock(struct board *b, const struct options *options)
+{
+	const char *path = options_text(options, "path");
+	uint64_t cid;
+	int err = options_number(options, "guest-cid", 3, 3, UINT32_MAX - 1, &cid);
+
+	if (!err && !path) {
+		msg_error("--device %s: needs path=SOCKET", options->name);
+		err = -EINVAL;
+	}
+	if (err) {
+		errno = -err;
+		return NULL;
+	}
+	return virtio_vsock_create(b->config.ram, cid, path);
+}
+
 /* By the stem of the name: "virtio-rng-pci" on a board with PCI, "virtio-rng-device" on others. */
 static const struct {
 	const char *stem;
@@ -127,6 +145,7 @@ static const struct {
 } kinds[] = {
 	{ "virtio-rng-", create_rng },
 	{ "virtio-balloon-", create_balloon },
+	{ "virtio-vsock-", create_vsock },
 };
 
 int board_virtio_attach(struct board *b, const struct options *options)

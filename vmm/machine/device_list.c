@@ -264,6 +264,8 @@ const struct board_part board_parts[] = {
 	{ "virtio-rng-device", ON_MICROVM, false, true, board_virtio_keys, board_virtio_attach, NULL },
 	{ "virtio-balloon-pci", ON_PC, false, true, board_balloon_keys, board_virtio_attach, NULL },
 	{ "virtio-balloon-device", ON_MICROVM, false, true, board_balloon_keys, board_virtio_attach, NULL },
+	{ "virtio-vsock-pci", ON_PC, false, true, board_vsock_keys, board_virtio_attach, NULL },
+	{ "virtio-vsock-device", ON_MICROVM, false, true, board_vsock_keys, board_virtio_attach, NULL },
 	{ "virtconsole", ON_ALL, false, true, board_no_keys, board_virtconsole_attach, NULL },
 	{ "virtserialport", ON_ALL, false, true, board_port_keys, board_virtserialport_attach, NULL },
 	{ "pc-testdev", ON_ALL, false, true, no_keys, attach_pc_testdev, NULL },
@@ -282,6 +284,8 @@ const char *const *board_device_names(void)
 					     "virtio-balloon-pci",
 					     "virtio-rng-device",
 					     "virtio-rng-pci",
+					     "virtio-vsock-device",
+					     "virtio-vsock-pci",
 					     "virtserialport",
 					     NULL };
 

@@ -46,4 +46,7 @@ struct virtio_port_config {
 struct virtio_device *virtio_console_create(const struct guest_ram *ram, struct chardev *console,
 					    const struct virtio_port_config *ports, unsigned count);
 
+/* Sockets between guest and host: cid is the guest's (3 and up), path where programs of the host meet it (vsock.c). */
+struct virtio_device *virtio_vsock_create(const struct guest_ram *ram, uint64_t cid, const char *path);
+
 #endif

@@ -7,9 +7,9 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <sys/un.h>
 #include <unistd.h>
 
+#include "device/unix_socket.h"
 #include "device/virtio/console_parts.h"
 #include "machine/message.h"
 
@@ -192,44 +192,20 @@ static void listener_ready(void *ctx, uint32_t events)
 	console_tell(p->console, p->id, VIRTIO_CONSOLE_PORT_OPEN, 1);
 }
 
-/* A socket that a program left behind which is no more: nobody listens. */
-static void remove_stale(const struct sockaddr_un *address)
-{
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	if (fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 && errno == ECONNREFUSED)
-		unlink(address->sun_path);
-	if (fd >= 0)
-		close(fd);
-}
-
 int port_socket_open(struct port *p, const char *path)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	int err = 0;
+	char error[256];
 
-	if (strlen(path) >= sizeof(address.sun_path)) {
-		msg_error("virtserialport: the path of a socket has at most %zu letters: %s",
-			  sizeof(address.sun_path) - 1, path);
+	p->listen_fd = unix_socket_listen(path, error, sizeof(error));
+	if (p->listen_fd < 0) {
+		msg_error("virtserialport: %s", error);
 		return -EINVAL;
 	}
-	strcpy(address.sun_path, path);
-	remove_stale(&address);
-	p->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (p->listen_fd < 0 || bind(p->listen_fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-		err = errno;
-	if (!err) {
-		p->path = strdup(path);
-		p->listen_watch = (struct io_watch){ .fd = p->listen_fd, .ready = listener_ready, .ctx = p };
-		if (!p->path || listen(p->listen_fd, 1) < 0)
-			err = p->path ? errno : ENOMEM;
-	}
-	if (!err)
-		err = -io_thread_add(thread_of(p), &p->listen_watch, EPOLLIN);
-	if (!err)
-		return 0;
-	msg_error("virtserialport: cannot listen on %s: %s", path, strerror(err));
-	return -EINVAL;
+	p->path = strdup(path);
+	if (!p->path)
+		return -ENOMEM;
+	p->listen_watch = (struct io_watch){ .fd = p->listen_fd, .ready = listener_ready, .ctx = p };
+	return io_thread_add(thread_of(p), &p->listen_watch, EPOLLIN);
 }
 
 void port_socket_close(struct port *p)
