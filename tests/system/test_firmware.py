@@ -3,6 +3,8 @@
 import os
 import pathlib
 import re
+import signal
+import time
 
 import pexpect
 import pytest
@@ -32,6 +34,23 @@ def start():
         child.close(force=True)
 
 
+def shows(child, *texts):
+    """Wait until all texts are on the screen. A new size makes the program draw all of it, in one go."""
+    end, size = time.monotonic() + PATIENCE, 30
+    while time.monotonic() < end:
+        size = 61 - size
+        child.setwinsize(size, 100)
+        drawn, until = "", time.monotonic() + 1
+        while time.monotonic() < until:
+            try:
+                drawn += child.read_nonblocking(65536, 0.2)
+            except pexpect.TIMEOUT:
+                pass
+            if all(text in ESCAPE.sub("", drawn) for text in texts):
+                return
+    raise AssertionError(f"{texts} not in {ESCAPE.sub('', drawn)!r}")
+
+
 def ends(child):
     child.expect(pexpect.EOF)
     child.wait()
@@ -51,9 +70,9 @@ def test_bios_on_the_serial_port(start, engine, image):
 def test_bios_menu_on_the_vga(start, engine):
     child = start("--accel", engine, "--memory", "64M", "--display", "curses", "--firmware",
                   f"{SEABIOS / 'bios-256k.bin'},menu=on")
-    child.expect_exact("Press ESC for boot menu")
+    shows(child, "Press ESC for boot menu")
     child.send("\x1b")
-    child.expect_exact("Select boot device")
+    shows(child, "Select boot device")
     child.send("\x01x")
     assert ends(child) == 0
     assert "\x1b[?1049l" in child.before  # the terminal's own screen is back
@@ -62,11 +81,10 @@ def test_bios_menu_on_the_vga(start, engine):
 def test_kernel_on_the_vga(start, guest_dir):
     child = start("--kernel", guest_dir / "vmlinuz", "--initrd", guest_dir / "initrd.cpio",
                   "--display", "curses", "--append", "console=tty0 quiet")
-    child.expect_exact("guest#")
-    child.send("echo $((6*7))Answer; dmesg | grep VGA+\r")
-    child.expect_exact("42Answer")
-    child.expect("colour VGA")
-    child.send("\x04")  # end of input: the shell ends, and the machine with it
+    shows(child, "guest#")
+    child.send("clear; echo $((6*7))Answer; dmesg | grep -o colour.VGA+\r")
+    shows(child, "42Answer", "colour VGA+", "guest#")
+    child.send("exit\r")  # the shell ends, and the machine with it
     assert ends(child) == 0
     assert "trapeze:" not in ESCAPE.sub("", child.before)
 
@@ -97,6 +115,20 @@ def test_boot_from_a_disk(tmp_path, engine, bus):
     assert done.returncode == 0 and done.stderr == "", done
     assert text.decode().strip() in done.stdout
     assert disk.read_bytes()[1024:1024 + len(text)] == text
+
+
+def test_terminal_that_nobody_reads(start):
+    child = start("--memory", "64M", "--display", "curses", "--firmware", SEABIOS / "bios-256k.bin")
+    shows(child, "SeaBIOS")
+    for _ in range(200):  # the terminal's size again and again: all is drawn anew, until there is no more room
+        child.setwinsize(30, 90)
+        child.setwinsize(30, 100)
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGTERM)
+    end = time.monotonic() + PATIENCE
+    while child.isalive() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert child.exitstatus == 128 + 15
 
 
 @pytest.mark.parametrize("args,words", [

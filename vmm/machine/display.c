@@ -7,6 +7,7 @@
 #include "machine/display.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <langinfo.h>
 #include <locale.h>
 #include <ncurses.h>
@@ -17,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -28,6 +30,8 @@
 
 #define DRAW_MS 40
 #define KEY_RETRY_MS 10
+#define DRAIN_S 1 /* for the terminal to take what is left */
+#define INTERRUPT_MS 10
 #define EVENTS_MAX 512 /* key events that the guest has not taken */
 #define PREFIX 1       /* Ctrl-A */
 
@@ -52,6 +56,7 @@ struct display {
 
 	/* The thread's own. */
 	SCREEN *terminal;
+	FILE *out; /* the terminal, in a descriptor of its own */
 	bool unicode, color, prefix, input;
 	struct key_event events[EVENTS_MAX];
 	unsigned event_count;
@@ -287,6 +292,7 @@ static void setup_colors(struct display *d)
 static int setup_terminal(struct display *d)
 {
 	const char *type = getenv("TERM");
+	int fd;
 
 	if (!isatty(STDIN_FILENO) || !isatty(STDOUT_FILENO)) {
 		msg_error("--display curses: standard input and output must be a terminal");
@@ -295,9 +301,13 @@ static int setup_terminal(struct display *d)
 	setlocale(LC_CTYPE, "");
 	d->unicode = !strcmp(nl_langinfo(CODESET), "UTF-8");
 	terminal_raw(); /* so that it is restored however the program ends */
-	d->terminal = newterm(NULL, stdout, stdin);
+	fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 0);
+	d->out = fd < 0 ? NULL : fdopen(fd, "w");
+	d->terminal = d->out ? newterm(NULL, d->out, stdin) : NULL;
 	if (!d->terminal) {
 		terminal_restore();
+		if (d->out)
+			fclose(d->out);
 		msg_error("--display curses: the terminal (TERM=%s) cannot show it", type ? type : "");
 		return -ENOTTY;
 	}
@@ -341,6 +351,7 @@ int display_open(void (*quit)(void *ctx), void *ctx, struct display **out)
 	}
 	endwin();
 	delscreen(d->terminal);
+	fclose(d->out);
 	terminal_restore();
 	msg_hold(false);
 	msg_error("--display curses: %s", strerror(-err));
@@ -352,15 +363,54 @@ fail:
 	return err;
 }
 
+static void interrupted(int signal)
+{
+	(void)signal; /* a write() comes back */
+}
+
+/*
+ * The thread may be in a write() to a terminal that nobody reads, and curses would try that again for ever: then the
+ * rest goes to nowhere.
+ */
+static void join_thread(struct display *d)
+{
+	struct sigaction action = { .sa_handler = interrupted }, old;
+	struct timespec end;
+	int nowhere;
+
+	clock_gettime(CLOCK_REALTIME, &end);
+	end.tv_sec += DRAIN_S;
+	if (pthread_timedjoin_np(d->thread, NULL, &end) == 0)
+		return;
+	nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	sigaction(SIGUSR2, &action, &old);
+	if (nowhere >= 0)
+		dup2(nowhere, fileno(d->out));
+	do { /* the signal may come just before a write(), again and again */
+		pthread_kill(d->thread, SIGUSR2);
+		clock_gettime(CLOCK_REALTIME, &end);
+		end.tv_nsec += INTERRUPT_MS * 1000000;
+		if (end.tv_nsec >= 1000000000) {
+			end.tv_nsec -= 1000000000;
+			end.tv_sec++;
+		}
+	} while (pthread_timedjoin_np(d->thread, NULL, &end) != 0);
+	sigaction(SIGUSR2, &old, NULL);
+	if (nowhere >= 0)
+		close(nowhere);
+	tcflush(STDOUT_FILENO, TCOFLUSH); /* so that there is room for what is still to be said */
+}
+
 void display_close(struct display *d)
 {
 	if (!d)
 		return;
 	atomic_store(&d->stop, true);
 	wake(d);
-	pthread_join(d->thread, NULL);
+	join_thread(d);
 	endwin();
 	delscreen(d->terminal);
+	fclose(d->out);
 	terminal_restore();
 	msg_hold(false);
 	close(d->event_fd);
