@@ -13,7 +13,7 @@
 #define HOST_T0 11
 #define HOST_T1 14
 #define HOST_WINDOW 15 /* HVA - GVA of the stack's page */
-#define HOST_NONE 0xff /* stays in the frame */
+#define HOST_NONE 0xff /* stays on the stack */
 
 struct emit {
 	uint8_t *p;
@@ -111,22 +111,27 @@ static inline void emit_gs(struct emit *e, bool w, unsigned op, unsigned reg, ui
 	emit32(e, disp);
 }
 
-/* Guest registers that stay in the frame. */
-static inline uint32_t frame_gpr(unsigned guest)
-{
-	unsigned n = guest < X86_R14 ? guest - X86_R10 : guest - X86_R14 + 2;
+/*
+ * Guest registers without a host register stay at the bottom of the host's stack: processors forward stores to loads by
+ * RSP without the delay that other addresses (those of GS above all) have.
+ */
+#define HOST_RSP 4
+#define SPILLS 4
+static const uint8_t spilled[SPILLS] = { X86_R10, X86_R11, X86_R14, X86_R15 };
 
-	return FRAME(gpr) + n * 8;
+static inline int32_t spill_offset(unsigned guest)
+{
+	return 8 * (int32_t)(guest < X86_R14 ? guest - X86_R10 : guest - X86_R14 + 2);
 }
 
 static inline void emit_gpr_load(struct emit *e, unsigned host, unsigned guest)
 {
-	emit_gs(e, true, 0x8b, host, frame_gpr(guest));
+	emit_rm(e, true, 0x8b, host, HOST_RSP, spill_offset(guest));
 }
 
 static inline void emit_gpr_store(struct emit *e, unsigned host, unsigned guest)
 {
-	emit_gs(e, true, 0x89, host, frame_gpr(guest));
+	emit_rm(e, true, 0x89, host, HOST_RSP, spill_offset(guest));
 }
 
 /* op reg, gs:[r14 + disp] */

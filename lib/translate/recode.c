@@ -115,7 +115,7 @@ static void emit_evex(struct builder *b, const struct insn *i, const struct reco
 /* The host register of a guest one that stays in memory, for the time of an instruction. */
 struct borrowed {
 	unsigned guest, host;
-	bool write;
+	bool write, loaded;
 };
 
 static bool is_gpr(const ZydisDecodedOperand *o)
@@ -136,12 +136,18 @@ static unsigned operand_host(struct builder *b, const struct insn *i, unsigned n
 	const ZydisDecodedOperand *o = &i->zo[n];
 	unsigned guest = i->ii.reg[n], host = host_of(guest);
 	bool write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+	/* Not if it is overwritten as a whole. */
+	bool load = (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) || o->size < 32 ||
+		    i->kind != KIND_GENERIC;
 
 	if (host != HOST_NONE)
 		return host;
 	for (unsigned k = 0; k < *count; k++) {
 		if (borrowed[k].guest == guest) {
 			borrowed[k].write |= write;
+			if (load && !borrowed[k].loaded)
+				emit_gpr_load(&b->e, borrowed[k].host, guest);
+			borrowed[k].loaded |= load;
 			return borrowed[k].host;
 		}
 	}
@@ -152,9 +158,10 @@ static unsigned operand_host(struct builder *b, const struct insn *i, unsigned n
 	host = *count ? HOST_T0 : HOST_T1;
 	if (host == HOST_T0)
 		window_scratch(b);
-	borrowed[*count] = (struct borrowed){ guest, host, write };
+	borrowed[*count] = (struct borrowed){ guest, host, write, load };
 	(*count)++;
-	emit_gpr_load(&b->e, host, guest);
+	if (load)
+		emit_gpr_load(&b->e, host, guest);
 	return host;
 }
 

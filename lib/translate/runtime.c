@@ -9,15 +9,11 @@
 
 /* ---- the frame: what of struct x86_cpu translated code has elsewhere ---- */
 
-static const uint8_t frame_regs[] = { X86_R10, X86_R11, X86_R14, X86_R15 };
-
 void translate_frame_leave(struct translate *t)
 {
 	struct x86_cpu *cpu = t->cpu;
 	uint64_t f = t->frame->flags;
 
-	for (unsigned n = 0; n < ARRAY_SIZE(frame_regs); n++)
-		cpu->gpr[frame_regs[n]] = t->frame->gpr[n];
 	cpu->rflags = (cpu->rflags & ~X86_ARITH_FLAGS) | ((f >> 8) & 0xd5) | (f & 1) << 11;
 	STAT_ADD(cpu, INSNS, t->frame->insns);
 	t->frame->insns = 0;
@@ -34,8 +30,6 @@ static void frame_enter(struct translate *t)
 	struct x86_cpu *cpu = t->cpu;
 	struct translate_frame *frame = t->frame;
 
-	for (unsigned n = 0; n < ARRAY_SIZE(frame_regs); n++)
-		frame->gpr[n] = cpu->gpr[frame_regs[n]];
 	frame->fs_base = cpu->seg[X86_FS].base;
 	frame->gs_base = cpu->seg[X86_GS].base;
 	frame->flags = (uint16_t)translate_lahf(cpu->rflags);

@@ -18,11 +18,24 @@ static void emit_regs(struct emit *e, unsigned op)
 			emit_rm(e, true, op, host_of(g), HOST_T0, (int32_t)(offsetof(struct x86_cpu, gpr) + g * 8));
 }
 
+/* The others, by way of `t`. above: bytes on the stack that translated code does not have there. */
+static void emit_spills(struct emit *e, bool save, unsigned t, int32_t above)
+{
+	for (unsigned n = 0; n < SPILLS; n++) {
+		int32_t in_cpu = (int32_t)(offsetof(struct x86_cpu, gpr) + spilled[n] * 8);
+		int32_t on_stack = spill_offset(spilled[n]) + above;
+
+		emit_rm(e, true, 0x8b, t, save ? HOST_RSP : HOST_T0, save ? on_stack : in_cpu);
+		emit_rm(e, true, 0x89, t, save ? HOST_T0 : HOST_RSP, save ? in_cpu : on_stack);
+	}
+}
+
 /* The guest's state from struct x86_cpu and the frame; on to the address in r14. */
 static void emit_resume(struct translate *t, struct emit *e)
 {
 	emit_flags_load_rax(e);
 	emit_mov_imm64(e, HOST_T0, (uint64_t)(uintptr_t)t->cpu);
+	emit_spills(e, false, HOST_RAX, 0);
 	emit_regs(e, 0x8b);
 	emit_gs(e, true, 0x8b, HOST_WINDOW, FRAME(window));
 	emit_gs(e, true, 0x8b, HOST_T0, FRAME(scratch));
@@ -36,7 +49,8 @@ static void emit_enter(struct translate *t, struct emit *e)
 		emit_rex(e, false, 0, 0, saved[k]);
 		emit8(e, 0x50 | (saved[k] & 7));
 	}
-	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xec, 8 }, 4); /* rsp is a multiple of 16 in translated code */
+	/* sub rsp: a multiple of 16 in translated code */
+	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xec, 8 + SPILLS * 8 }, 4);
 	emit_mov_rr(e, HOST_T1, HOST_RSI);
 	emit_resume(t, e);
 }
@@ -49,6 +63,7 @@ static void emit_detour(struct translate *t, struct emit *e)
 	t->stub_detour = here(e);
 	emit_gs(e, true, 0x89, HOST_T0, FRAME(scratch));
 	emit_mov_imm64(e, HOST_T0, (uint64_t)(uintptr_t)t->cpu);
+	emit_spills(e, true, HOST_T1, 8);
 	emit_regs(e, 0x89);
 	emit_mov_rr(e, HOST_RDI, HOST_T0);
 	emit8(e, 0x5e); /* pop rsi */
@@ -58,7 +73,7 @@ static void emit_detour(struct translate *t, struct emit *e)
 	emit_mov_rr(e, HOST_T1, HOST_RAX);
 	emit_resume(t, e);
 	emit_bind(e, leave);
-	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xc4, 8 }, 4); /* add rsp, 8 */
+	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xc4, 8 + SPILLS * 8 }, 4); /* add rsp */
 	for (unsigned k = ARRAY_SIZE(saved); k-- > 0;) {
 		emit_rex(e, false, 0, 0, saved[k]);
 		emit8(e, 0x58 | (saved[k] & 7));

@@ -6,8 +6,8 @@
  * A block is guest code inside one page, entered at its start, with side exits at its conditional jumps; it is found by
  * guest physical address and mode. Its code does not depend on the linear address: RIP is frame.rip_page + a constant.
  * Guest registers live in the host registers of the same name, but RSP (host r10) and R10, R11, R14, R15, which
- * stay in the frame: host r11 and r14 are scratch, r15 is the stack window, GS leads to the TLB (struct x86_tlb, with
- * struct translate_frame in its `engine`).
+ * stay on the host's stack: host r11 and r14 are scratch, r15 is the stack window, GS leads to the TLB (struct x86_tlb,
+ * with struct translate_frame in its `engine`).
  *
  * Memory operands go through the TLB inline. Operands of a block that share a base register and lie close together
  * share one check ("window", window.c); those relative to RSP use one page's translation kept in r15 across blocks.
@@ -57,7 +57,6 @@
 struct translate_frame {
 	uint64_t rip_page; /* linear address of the page it runs in */
 	uint64_t insns;    /* begun since last counted, if they are counted */
-	uint64_t gpr[4];   /* the guest's R10, R11, R14, R15 */
 	uint64_t fs_base, gs_base;
 	uint64_t stack_page; /* GVA of the page that `window` is for */
 	uint64_t window;     /* HVA - GVA there; in r15 while translated code runs */
