@@ -136,8 +136,9 @@ static unsigned operand_host(struct builder *b, const struct insn *i, unsigned n
 	const ZydisDecodedOperand *o = &i->zo[n];
 	unsigned guest = i->ii.reg[n], host = host_of(guest);
 	bool write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-	/* Not if it is overwritten as a whole. */
-	bool load = (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) || o->size < 32 ||
+	/* Not if it is overwritten as a whole, which BSF and BSR of 0 do not do. */
+	bool load = i->ii.mnemonic == ZYDIS_MNEMONIC_BSF || i->ii.mnemonic == ZYDIS_MNEMONIC_BSR ||
+		    (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) || o->size < 32 ||
 		    i->kind != KIND_GENERIC;
 
 	if (host != HOST_NONE)
