@@ -16,6 +16,23 @@ enum tolerance {
 typedef uint64_t tolerance_array[TOL_COUNT];
 extern tolerance_array *tolerated; /* counted here: may be shared memory */
 
+struct outcome {
+	struct state s;
+	const struct slot_pages *pages;
+};
+
+/* Two outcomes of one instruction, which is at `start`. */
+struct pair {
+	uint64_t start;
+	const ZydisDecodedInstruction *zi;
+	const ZydisDecodedOperand *zo;
+	struct outcome *hw, *emu;
+};
+
+/* tolerate.c: hides in both what may differ. True: nothing of this case can be compared. */
+bool tolerate_instruction(const struct pair *p);
+void tolerate(enum tolerance t);
+
 /* report.c */
 void report_case(const struct test_case *c);
 void report_difference(const struct test_case *c, const struct engine *e, const char *program, uint64_t seed,

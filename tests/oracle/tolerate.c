@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where the answer to "is it the same?" is "no, and that is no mistake", there is a tolerance: when it applies, why,
+ * and a count of how often it was needed. Reasons: tolerances.def.
+ */
+#include "compare.h"
+
+#include <stdio.h>
+#include <string.h>
+
+tolerance_array *tolerated;
+
+static const char *const tolerance_names[TOL_COUNT] = {
+#define TOLERANCE(id, text) [TOL_##id] = text,
+#define IGNORED(text)
+#include "tolerances.def"
+#undef TOLERANCE
+#undef IGNORED
+};
+
+static const char *const ignored[] = {
+#define TOLERANCE(id, text)
+#define IGNORED(text) text,
+#include "tolerances.def"
+#undef TOLERANCE
+#undef IGNORED
+};
+
+void tolerate(enum tolerance t)
+{
+	(*tolerated)[t]++;
+}
+
+static bool has_register(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo, ZydisRegisterClass from,
+			 ZydisRegisterClass to)
+{
+	for (unsigned n = 0; n < zi->operand_count; n++)
+		if (zo[n].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(zo[n].reg.value) >= from &&
+		    ZydisRegisterGetClass(zo[n].reg.value) <= to)
+			return true;
+	return false;
+}
+
+static bool is_mmx(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
+{
+	return has_register(zi, zo, ZYDIS_REGCLASS_MMX, ZYDIS_REGCLASS_MMX);
+}
+
+static bool is_sha(ZydisMnemonic m)
+{
+	return m >= ZYDIS_MNEMONIC_SHA1MSG1 && m <= ZYDIS_MNEMONIC_SHA256RNDS2;
+}
+
+/* Registers whose values are the machine's own. The rest, and the upper halves, are compared. */
+static void hide_outputs(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo, struct outcome *hw,
+			 struct outcome *emu)
+{
+	uint32_t regs = 0;
+	unsigned own = gpr_number(zo[0].reg.value);
+
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_CPUID: regs = BIT32(RAX) | BIT32(RBX) | BIT32(RCX) | BIT32(RDX); break;
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_XGETBV: regs = BIT32(RAX) | BIT32(RDX); break;
+	case ZYDIS_MNEMONIC_RDTSCP: regs = BIT32(RAX) | BIT32(RCX) | BIT32(RDX); break;
+	case ZYDIS_MNEMONIC_RDRAND:
+	case ZYDIS_MNEMONIC_RDSEED: /* CF: none was ready */
+		hw->s.rflags &= ~FLAG_CF;
+		emu->s.rflags &= ~FLAG_CF;
+		/* fall through */
+	case ZYDIS_MNEMONIC_RDPID:
+		if (own < 16)
+			hw->s.gpr[own] = emu->s.gpr[own] = 0;
+		tolerate(TOL_OUTPUT);
+		return;
+	default: return;
+	}
+	for (unsigned n = 0; n < 16; n++)
+		if (regs >> n & 1) {
+			hw->s.gpr[n] &= ~UINT64_C(0xffffffff);
+			emu->s.gpr[n] &= ~UINT64_C(0xffffffff);
+		}
+	tolerate(TOL_OUTPUT);
+}
+
+static void hide_x87(struct outcome *o)
+{
+	memset(o->s.area, 0, 24);
+	memset(o->s.area + 32, 0, 128);
+}
+
+/* A gather's destination above what it gathers. */
+static void hide_above(struct state *s, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo)
+{
+	unsigned reg = (unsigned)ZydisRegisterGetId(zo[0].reg.value) & 31;
+	/* Of 32-bit elements with 64-bit indices there are half as many. */
+	bool half = zi->mnemonic == ZYDIS_MNEMONIC_VGATHERQPS || zi->mnemonic == ZYDIS_MNEMONIC_VPGATHERQD;
+
+	for (unsigned n = zi->avx.vector_length / (half ? 64 : 32); n < 16; n++)
+		vector_dword_write(s, reg, n, 0);
+}
+
+static bool is_access_fault(uint64_t vector)
+{
+	return vector == V_PF || vector == V_SS || vector == V_AC;
+}
+
+static bool is_far(const ZydisDecodedInstruction *zi)
+{
+	return zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || zi->mnemonic == ZYDIS_MNEMONIC_IRET ||
+	       zi->mnemonic == ZYDIS_MNEMONIC_IRETD || zi->mnemonic == ZYDIS_MNEMONIC_IRETQ;
+}
+
+static bool is_xsave(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->meta.isa_set) {
+	case ZYDIS_ISA_SET_FXSAVE:
+	case ZYDIS_ISA_SET_FXSAVE64:
+	case ZYDIS_ISA_SET_XSAVE:
+	case ZYDIS_ISA_SET_XSAVEC:
+	case ZYDIS_ISA_SET_XSAVEOPT: return true;
+	default: return false;
+	}
+}
+
+static bool has_repeat(const ZydisDecodedInstruction *zi)
+{
+	for (unsigned n = 0; n < zi->raw.prefix_count; n++)
+		if (zi->raw.prefixes[n].value == 0xf2 || zi->raw.prefixes[n].value == 0xf3)
+			return true;
+	return false;
+}
+
+static bool makes_many_accesses(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_ENTER:
+	case ZYDIS_MNEMONIC_RET:
+	case ZYDIS_MNEMONIC_IRET:
+	case ZYDIS_MNEMONIC_IRETD:
+	case ZYDIS_MNEMONIC_IRETQ:
+	case ZYDIS_MNEMONIC_PUSHA:
+	case ZYDIS_MNEMONIC_PUSHAD:
+	case ZYDIS_MNEMONIC_POPA:
+	case ZYDIS_MNEMONIC_POPAD:
+	case ZYDIS_MNEMONIC_FNSAVE:
+	case ZYDIS_MNEMONIC_FRSTOR:
+	case ZYDIS_MNEMONIC_FNSTENV:
+	case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FXSAVE:
+	case ZYDIS_MNEMONIC_FXSAVE64:
+	case ZYDIS_MNEMONIC_FXRSTOR:
+	case ZYDIS_MNEMONIC_FXRSTOR64:
+	case ZYDIS_MNEMONIC_XSAVE:
+	case ZYDIS_MNEMONIC_XSAVE64:
+	case ZYDIS_MNEMONIC_XSAVEC:
+	case ZYDIS_MNEMONIC_XSAVEC64:
+	case ZYDIS_MNEMONIC_XSAVEOPT:
+	case ZYDIS_MNEMONIC_XSAVEOPT64:
+	case ZYDIS_MNEMONIC_XRSTOR:
+	case ZYDIS_MNEMONIC_XRSTOR64: return true;
+	default: return false;
+	}
+}
+
+/* ---- outcomes that say nothing about each other ---- */
+
+static bool differ(const struct pair *p)
+{
+	return p->hw->s.vector != p->emu->s.vector;
+}
+
+static bool either_is(const struct pair *p, uint64_t vector)
+{
+	return p->hw->s.vector == vector || p->emu->s.vector == vector;
+}
+
+static bool is_sha_alignment(const struct pair *p)
+{
+	return is_sha(p->zi->mnemonic) && p->emu->s.vector == V_GP && features_host_is_amd();
+}
+
+static bool is_sysexit(const struct pair *p)
+{
+	return p->zi->mnemonic == ZYDIS_MNEMONIC_SYSEXIT && p->hw->s.vector == V_GP && p->emu->s.vector == V_UD &&
+	       features_host_is_amd();
+}
+
+static bool is_call(const struct pair *p)
+{
+	return p->zi->mnemonic == ZYDIS_MNEMONIC_CALL && p->emu->s.vector == V_GP && is_access_fault(p->hw->s.vector);
+}
+
+static bool is_far_return(const struct pair *p)
+{
+	return is_far(p->zi) && p->emu->s.vector == V_GP &&
+	       (is_access_fault(p->hw->s.vector) || p->hw->s.vector == V_GP);
+}
+
+static bool is_many_accesses(const struct pair *p)
+{
+	return is_access_fault(p->hw->s.vector) && (is_access_fault(p->emu->s.vector) || p->emu->s.vector == V_GP) &&
+	       (makes_many_accesses(p->zi->mnemonic) || is_far(p->zi));
+}
+
+static bool is_two_faults(const struct pair *p)
+{
+	bool aligned = is_xsave(p->zi) || p->zi->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ||
+		       has_register(p->zi, p->zo, ZYDIS_REGCLASS_MMX, ZYDIS_REGCLASS_ZMM);
+
+	if (aligned && !p->hw->s.error && !p->emu->s.error && either_is(p, V_SS) && either_is(p, V_GP))
+		return true;
+	/* Compatibility mode: beyond the segment's limit of 4 GiB. */
+	return p->hw->s.sel[CS] == SEL_USER_CS32 && p->zi->avx.vector_length &&
+	       ((p->hw->s.vector == V_GP && p->emu->s.vector == V_AC) ||
+		(p->hw->s.vector == V_PF && p->emu->s.vector == V_GP));
+}
+
+static bool is_segment_wrap(const struct pair *p)
+{
+	const ZydisDecodedOperand *mem = visible_memory(p->zi, p->zo);
+
+	return p->hw->s.vector == V_GP && differ(p) && features_host_is_amd() && mem &&
+	       (mem->mem.segment == ZYDIS_REGISTER_FS || mem->mem.segment == ZYDIS_REGISTER_GS);
+}
+
+static bool is_xsave_extent(const struct pair *p)
+{
+	return is_xsave(p->zi) &&
+	       ((p->hw->s.vector == V_PF && p->emu->s.rip != p->start) ||
+		(p->emu->s.sel[CS] == SEL_USER_CS32 && p->hw->s.rip != p->start && p->emu->s.vector == V_GP));
+}
+
+static bool is_xsave_alignment(const struct pair *p)
+{
+	return is_xsave(p->zi) && p->hw->s.vector == V_AC && p->emu->s.vector == V_GP;
+}
+
+static bool is_repeat(const struct pair *p)
+{
+	return (p->zi->mnemonic == ZYDIS_MNEMONIC_LOOPE || p->zi->mnemonic == ZYDIS_MNEMONIC_LOOPNE) &&
+	       has_repeat(p->zi);
+}
+
+static bool is_la57(const struct pair *p)
+{
+	return (p->zi->mnemonic == ZYDIS_MNEMONIC_WRFSBASE || p->zi->mnemonic == ZYDIS_MNEMONIC_WRGSBASE) &&
+	       p->hw->s.vector == V_GP && p->hw->s.rip == p->start && p->emu->s.rip != p->start &&
+	       !features_host_has_la57();
+}
+
+static bool is_gather_trap(const struct pair *p)
+{
+	const ZydisDecodedOperand *mem = visible_memory(p->zi, p->zo);
+
+	return p->hw->s.vector == V_DB && (p->emu->s.vector == V_PF || p->emu->s.vector == V_GP) &&
+	       (p->hw->s.rflags & FLAG_TF) && mem && mem->mem.type == ZYDIS_MEMOP_TYPE_VSIB;
+}
+
+static bool is_vector_ac(const struct pair *p)
+{
+	return differ(p) && either_is(p, V_AC) && p->zi->avx.vector_length && !features_host_is_amd();
+}
+
+static bool is_maskmov(const struct pair *p)
+{
+	switch (p->zi->mnemonic) {
+	case ZYDIS_MNEMONIC_MASKMOVQ:
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVDQU: return p->hw->s.vector == V_PF || p->hw->s.vector == V_GP;
+	default: return false;
+	}
+}
+
+static const struct {
+	bool (*applies)(const struct pair *p);
+	enum tolerance tolerance;
+} incomparable[] = {
+	{ is_sha_alignment, TOL_SHA_ALIGNMENT },
+	{ is_sysexit, TOL_SYSEXIT },
+	{ is_call, TOL_CALL },
+	{ is_far_return, TOL_FAR_RETURN },
+	{ is_two_faults, TOL_TWO_FAULTS },
+	{ is_many_accesses, TOL_MANY_ACCESSES },
+	{ is_xsave_extent, TOL_XSAVE_EXTENT },
+	{ is_xsave_alignment, TOL_XSAVE_ALIGNMENT },
+	{ is_segment_wrap, TOL_SEGMENT_WRAP },
+	{ is_repeat, TOL_REPEAT },
+	{ is_la57, TOL_LA57 },
+	{ is_gather_trap, TOL_GATHER_TRAP },
+	{ is_vector_ac, TOL_VECTOR_AC },
+	{ is_maskmov, TOL_MASKMOV },
+};
+
+/* ---- parts of the state ---- */
+
+static void hide_mxcsr_flags(const struct pair *p)
+{
+	uint8_t *hw = &p->hw->s.area[24], *emu = &p->emu->s.area[24];
+
+	switch (p->zi->mnemonic) {
+	case ZYDIS_MNEMONIC_DPPS:
+	case ZYDIS_MNEMONIC_DPPD:
+	case ZYDIS_MNEMONIC_VDPPS:
+	case ZYDIS_MNEMONIC_VDPPD:
+		tolerate(TOL_DPPS);
+		*hw = *emu = 0;
+		break;
+	default:
+		if (!(*hw & 0x18)) /* overflow, underflow */
+			break;
+		tolerate(TOL_INEXACT);
+		*hw &= 0xdf;
+		*emu &= 0xdf;
+	}
+}
+
+bool tolerate_instruction(const struct pair *p)
+{
+	struct state *hw = &p->hw->s, *emu = &p->emu->s;
+
+	for (unsigned n = 0; n < ARRAY_SIZE(incomparable); n++)
+		if (incomparable[n].applies(p)) {
+			tolerate(incomparable[n].tolerance);
+			return true;
+		}
+	if (is_mmx(p->zi, p->zo) && hw->vector < V_NONE && memcmp(hw->area, emu->area, 160)) {
+		tolerate(TOL_MMX_FAULT);
+		hide_x87(p->hw);
+		hide_x87(p->emu);
+	}
+	if (differ(p))
+		return false;
+	if (p->zi->mnemonic == ZYDIS_MNEMONIC_INT1 && hw->rip + p->zi->length == emu->rip) {
+		tolerate(TOL_INT1);
+		hw->rip = emu->rip;
+	}
+	if (hw->vector < V_NONE && p->zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
+	    p->zi->meta.category == ZYDIS_CATEGORY_GATHER) {
+		tolerate(TOL_GATHER);
+		hide_above(hw, p->zi, p->zo);
+		hide_above(emu, p->zi, p->zo);
+	}
+	if (hw->vector == V_XM && hw->area[24] != emu->area[24])
+		hide_mxcsr_flags(p);
+	if (hw->rip == emu->rip && hw->rip != p->start)
+		hide_outputs(p->zi, p->zo, p->hw, p->emu);
+	return false;
+}
+
+void compare_print_tolerances(void)
+{
+	for (unsigned n = 0; n < TOL_COUNT; n++)
+		if ((*tolerated)[n])
+			printf("tolerated %lu times: %s\n", (unsigned long)(*tolerated)[n], tolerance_names[n]);
+	for (unsigned n = 0; n < ARRAY_SIZE(ignored); n++)
+		printf("not compared: %s\n", ignored[n]);
+}
