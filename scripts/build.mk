@@ -20,7 +20,7 @@ LDLIBS := -lZydis -lpthread
 VMM_LDLIBS := -lslirp -lncursesw -ltinfo -luring -lnbd -lz -lzstd
 
 LIB_PLAIN_SRC := $(wildcard lib/base/*.c lib/core/*.c lib/api/*.c)
-LIB_GUEST_SRC := $(wildcard lib/mem/*.c lib/x86/*.c lib/x86/*/*.c lib/interp/*.c lib/translate/*.c)
+LIB_GUEST_SRC := $(wildcard lib/mem/*.c lib/x86/*.c lib/x86/*/*.c lib/interp/*.c lib/translate/*.c lib/lockstep/*.c)
 VMM_SRC := $(wildcard vmm/*.c vmm/*/*.c vmm/*/*/*.c)
 LIB_OBJ := $(LIB_PLAIN_SRC:%.c=$(BUILD)/obj/%.o) $(LIB_GUEST_SRC:%.c=$(BUILD)/obj/%.o)
 VMM_OBJ := $(VMM_SRC:%.c=$(BUILD)/obj/%.o)

@@ -42,8 +42,9 @@ extern "C" {
 #endif
 
 /*
- * A system handle, as open("/dev/kvm") gives. engine: "interp", or NULL / "auto" for the
- * best one. -1 with errno: ENOENT unknown engine, EMFILE, ENOMEM.
+ * A system handle, as open("/dev/kvm") gives. engine: "translate", "interp", or NULL / "auto" for the
+ * best one; or "lockstep", which runs both on VMs of one vCPU, compares what they do, and ends KVM_RUN with
+ * KVM_EXIT_INTERNAL_ERROR and a report on stderr where they differ. -1 with errno: ENOENT unknown engine, EMFILE, ENOMEM.
  */
 TZ_PUBLIC int tz_open(const char *engine);
 

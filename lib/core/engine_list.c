@@ -4,6 +4,7 @@
 
 #include "core/engine.h"
 #include "interp/engine.h"
+#include "lockstep/engine.h"
 #include "translate/engine.h"
 
 const struct tz_engine_ops *const tz_engines[] = { &translate_engine, &interp_engine, NULL };
@@ -15,5 +16,6 @@ const struct tz_engine_ops *tz_engine_find(const char *name)
 	for (size_t i = 0; tz_engines[i]; i++)
 		if (!strcmp(tz_engines[i]->name, name))
 			return tz_engines[i];
-	return NULL;
+	/* A check of the others, chosen by name alone. */
+	return !strcmp(lockstep_engine.name, name) ? &lockstep_engine : NULL;
 }

@@ -32,6 +32,8 @@ static const char help_text[] =
 	"                    CPU model by QEMU's names (default host; --cpu help lists them)\n"
 	"  --accel NAME      auto, kvm or an engine of libtrapeze (default auto: kvm where\n"
 	"                    VT-x or AMD-V backs it, else the best engine)\n"
+	"  --lockstep        check translate against interp: both run the guest, a difference ends\n"
+	"                    it with a report; one vCPU\n"
 	"  --code-cache SIZE memory for translated guest code, each vCPU's (default 48M, at least\n"
 	"                    1M); without effect but with --accel translate\n"
 	"  --serial WHERE    stdio, file:PATH or none (default stdio)\n"
@@ -253,6 +255,13 @@ static int option_accel(struct machine_config *c, const char *value)
 	return 0;
 }
 
+static int option_lockstep(struct machine_config *c, const char *value)
+{
+	(void)value;
+	c->lockstep = true;
+	return 0;
+}
+
 static int option_no_reboot(struct machine_config *c, const char *value)
 {
 	(void)value;
@@ -284,6 +293,7 @@ static const struct option_row options[] = {
 	{ "--cpus", true, option_cpus, NULL },
 	{ "--cpu", true, option_cpu, cpu_model_names },
 	{ "--accel", true, option_accel, accel_names },
+	{ "--lockstep", false, option_lockstep, NULL },
 	{ "--code-cache", true, option_code_cache, NULL },
 	{ "--serial", true, option_serial, NULL },
 	{ "--disk", true, option_disk, NULL },
@@ -367,6 +377,14 @@ static int check_options(struct machine_config *c)
 	}
 	if (c->firmware && (c->kernel || c->initrd || *c->append)) {
 		msg_error("--firmware boots from a disk: --kernel, --initrd and --append do not go with it");
+		return -EINVAL;
+	}
+	if (c->lockstep && strcmp(c->accel, "auto") && strcmp(c->accel, "translate")) {
+		msg_error("--lockstep checks translate against interp: --accel %s does not go with it", c->accel);
+		return -EINVAL;
+	}
+	if (c->lockstep && c->cpus > 1) {
+		msg_error("--lockstep runs one vCPU: --cpus %u does not go with it", c->cpus);
 		return -EINVAL;
 	}
 	if (c->display == DISPLAY_CURSES && c->serial == SERIAL_STDIO) {

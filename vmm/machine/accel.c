@@ -100,6 +100,11 @@ int accel_open(const char *choice, struct accel *accel)
 	return -EINVAL;
 }
 
+int accel_open_lockstep(struct accel *accel)
+{
+	return open_library(accel, "lockstep");
+}
+
 void accel_close(struct accel *accel)
 {
 	if (accel->system_fd >= 0)

@@ -23,12 +23,15 @@ struct accel {
  * 0, or -errno with a message on stderr.
  */
 int accel_open(const char *choice, struct accel *accel);
+/* libtrapeze's check of its engines: both on one vCPU, what they do compared. */
+int accel_open_lockstep(struct accel *accel);
 void accel_close(struct accel *accel);
 
 /* The names that choice may take, NULL-terminated, for --help and messages. */
 const char *const *accel_names(void);
 
-/* An option of libtrapeze (tz_set_option()) for the VMs to come; nothing where the kernel is the accelerator. 0 or -errno. */
+/* An option of libtrapeze (tz_set_option()) for the VMs to come; nothing where the kernel is the accelerator. 0 or
+ * -errno. */
 int accel_set_option(const struct accel *accel, const char *name, uint64_t value);
 
 /* A KVM_CHECK_EXTENSION of the system handle. */

@@ -617,7 +617,7 @@ static int machine_open(struct machine *m)
 	int err = open_images(m);
 
 	if (!err)
-		err = accel_open(c->accel, &m->accel);
+		err = c->lockstep ? accel_open_lockstep(&m->accel) : accel_open(c->accel, &m->accel);
 	if (!err) {
 		err = accel_set_option(&m->accel, "code_cache_size", c->code_cache);
 		if (err)

@@ -31,6 +31,7 @@ struct machine_config {
 	unsigned cpus;
 	const char *cpu_model;
 	const char *accel;
+	bool lockstep;       /* instead of it */
 	uint64_t code_cache; /* bytes a vCPU */
 	enum serial_kind serial;
 	const char *serial_path;
