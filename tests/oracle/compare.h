@@ -27,6 +27,7 @@ struct pair {
 	const ZydisDecodedInstruction *zi;
 	const ZydisDecodedOperand *zo;
 	struct outcome *hw, *emu;
+	const struct state *in;
 };
 
 /* tolerate.c: hides in both what may differ. True: nothing of this case can be compared. */

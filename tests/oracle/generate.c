@@ -366,7 +366,8 @@ static unsigned spoil(struct gen *g, const struct form *f, uint8_t *code, unsign
 	unsigned more = 1, kind = below(g, 200);
 	uint8_t prefix = f->encoding == ENC_LEGACY ? 0xf0 : before_vex[below(g, f->mode32 ? 4 : 5)];
 
-	if (kind > 1 || (kind == 0 && f->lock))
+	/* LOCK MOV CR0 is MOV CR8 to AMD (AltMovCr8), a feature that is not reported. */
+	if (kind > 1 || (kind == 0 && (f->lock || f->mnemonic == ZYDIS_MNEMONIC_MOV)))
 		return 0;
 	if (kind == 1) {
 		prefix = idle[below(g, ARRAY_SIZE(idle))];

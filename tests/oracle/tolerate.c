@@ -236,6 +236,18 @@ static bool is_xsave_alignment(const struct pair *p)
 	return is_xsave(p->zi) && p->hw->s.vector == V_AC && p->emu->s.vector == V_GP;
 }
 
+/* Its effect on memory alone; components that were loaded as initial may count as in use. */
+static bool is_xinuse(const struct pair *p)
+{
+	uint64_t bv;
+
+	memcpy(&bv, p->in->area + 512, 8);
+	return is_xsave(p->zi) && bv != features_xcr0() && p->hw->s.vector == V_NONE && p->emu->s.vector == V_NONE &&
+	       memcmp(p->hw->pages, p->emu->pages, sizeof(*p->hw->pages)) &&
+	       !memcmp(p->hw->s.area, p->emu->s.area, sizeof(p->hw->s.area)) &&
+	       !memcmp(p->hw->s.gpr, p->emu->s.gpr, sizeof(p->hw->s.gpr));
+}
+
 static bool is_repeat(const struct pair *p)
 {
 	return (p->zi->mnemonic == ZYDIS_MNEMONIC_LOOPE || p->zi->mnemonic == ZYDIS_MNEMONIC_LOOPNE) &&
@@ -284,6 +296,7 @@ static const struct {
 	{ is_many_accesses, TOL_MANY_ACCESSES },
 	{ is_xsave_extent, TOL_XSAVE_EXTENT },
 	{ is_xsave_alignment, TOL_XSAVE_ALIGNMENT },
+	{ is_xinuse, TOL_XINUSE },
 	{ is_segment_wrap, TOL_SEGMENT_WRAP },
 	{ is_repeat, TOL_REPEAT },
 	{ is_la57, TOL_LA57 },
