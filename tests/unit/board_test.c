@@ -187,7 +187,7 @@ static void test_rtc_wake(void **state)
 	}
 	fix_out(f->bus, 0x70, 0x0b, 1);
 	fix_out(f->bus, 0x71, 0x22, 1);
-	for (unsigned i = 0; !__atomic_load_n(&f->rec.requests, __ATOMIC_ACQUIRE); i++) {
+	for (unsigned i = 0; !f->rec.requests; i++) {
 		assert_true(i < 1000);
 		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
 	}

@@ -20,9 +20,10 @@
 struct recorder {
 	bool level[24];
 	unsigned rises[24];
-	unsigned requests;
-	enum machine_request last;
-	int status;
+	/* A timer's thread may write them while a test looks. */
+	_Atomic unsigned requests;
+	_Atomic enum machine_request last;
+	_Atomic int status;
 };
 
 static inline void record_line(void *ctx, unsigned n, bool level)
@@ -38,9 +39,9 @@ static inline void record_request(void *ctx, enum machine_request what, int stat
 {
 	struct recorder *r = ctx;
 
-	r->requests++;
 	r->last = what;
 	r->status = status;
+	r->requests++;
 }
 
 static inline struct irq_line fix_line(struct recorder *r, unsigned n)

@@ -179,14 +179,20 @@ fail:
 
 void board_destroy(struct board *board)
 {
-	struct device *next;
+	struct device *last = NULL, *next;
 
 	if (!board)
 		return;
 	timer_service_destroy(board->timers);
+	/* The youngest first: until its thread has ended a device may use a bridge that was there before it. */
 	for (struct device *dev = board->devices; dev; dev = next) {
 		next = dev->next;
-		dev->ops->destroy(dev);
+		dev->next = last;
+		last = dev;
+	}
+	for (; last; last = next) {
+		next = last->next;
+		last->ops->destroy(last);
 	}
 	pci_bus_destroy(board->pci);
 	acpi_free(&board->acpi);
