@@ -83,6 +83,8 @@ static void settle_shadow(struct builder *b)
 		b->poll_end =
 			n + 1 < b->count && i[1].kind != KIND_INTERP && (i[1].kind < KIND_JCC || i[1].kind == KIND_RET);
 		i->shadow = b->poll_end;
+		if (b->poll_end)
+			i[1].is_protected = true;
 		b->count = n + (b->poll_end ? 2 : 1);
 		return;
 	}
@@ -165,6 +167,8 @@ static struct translate_record *record(struct builder *b, const struct insn *i, 
 	r->since = (int8_t)b->since;
 	r->align = 1;
 	r->flags = b->vector_live ? TRANSLATE_RECORD_VECTOR : 0;
+	if (i && i->is_protected)
+		r->flags |= TRANSLATE_RECORD_PROTECTED;
 	if (action == ACTION_INTERP || action == ACTION_FILL)
 		b->resume[b->resumes++] = r;
 	return r;

@@ -31,9 +31,10 @@ struct access {
 
 struct insn {
 	enum insn_kind kind;
-	bool inverted;   /* a conditional jump that leaves where the guest's goes on, and goes on where that jumps */
-	bool shadow;     /* STI, and the instruction it protects follows in the block */
-	uint16_t offset; /* in the page */
+	bool inverted;     /* a conditional jump that leaves where the guest's goes on, and goes on where that jumps */
+	bool is_protected; /* what follows such an STI */
+	bool shadow;       /* STI, and the instruction it protects follows in the block */
+	uint16_t offset;   /* in the page */
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
 	struct interp_insn ii;

@@ -37,7 +37,7 @@ void insn_emit_interp(struct builder *b, struct insn *i)
 {
 	struct translate_record *r = block_record(b, i, ACTION_INTERP);
 
-	r->flags = i->shadow ? TRANSLATE_RECORD_SHADOW : 0;
+	r->flags = (i->shadow ? TRANSLATE_RECORD_SHADOW : 0) | (i->is_protected ? TRANSLATE_RECORD_PROTECTED : 0);
 	block_emit_call(b, b->t->stub_detour, r);
 	b->stack.open = b->base.open = false;
 }

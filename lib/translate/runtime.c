@@ -189,6 +189,13 @@ static const struct interp_insn *record_insn(struct translate *t, const struct t
 	return &d->insn;
 }
 
+/* Nothing may come between STI and this instruction, should it not get done here. */
+static void protect(struct x86_cpu *cpu, const struct translate_record *r)
+{
+	if (unlikely(r->flags & TRANSLATE_RECORD_PROTECTED))
+		cpu->ev.shadow = X86_SHADOW_STI;
+}
+
 /* The state is as before the instruction. */
 static const void *interp_op(struct x86_cpu *cpu, struct translate *t, const struct translate_record *r)
 {
@@ -208,7 +215,10 @@ static const void *interp_op(struct x86_cpu *cpu, struct translate *t, const str
 		t->op_rip = cpu->rip;
 		t->op_runs = true;
 	}
+	protect(cpu, r);
 	i->exec(cpu, i);
+	if (r->flags & TRANSLATE_RECORD_PROTECTED)
+		cpu->ev.shadow = 0;
 	if (r->flags & TRANSLATE_RECORD_SHADOW) {
 		cpu->ev.shadow = 0;
 		t->interp.abort_block = false; /* behind the next one */
@@ -304,9 +314,12 @@ const void *translate_detour(struct x86_cpu *cpu, const uint8_t *site)
 	switch (r->action) {
 	case ACTION_EXIT:
 		t->plain = (r->flags & TRANSLATE_RECORD_PLAIN) != 0;
-		if (!t->plain || !cpu->count_insns)
+		if (t->plain)
+			protect(cpu, r);
+		if (!t->plain || (!cpu->count_insns && !(r->flags & TRANSLATE_RECORD_PROTECTED)))
 			return go_on(cpu, t, (struct translate_exit *)r);
-		t->frame->insns += (uint64_t)(int64_t)r->since; /* a link would not count them */
+		if (cpu->count_insns)
+			t->frame->insns += (uint64_t)(int64_t)r->since; /* a link would not count them */
 		return go_on(cpu, t, NULL);
 	case ACTION_FAR: return go_on(cpu, t, (struct translate_exit *)r);
 	case ACTION_JUMP: return go_on(cpu, t, NULL);
@@ -324,6 +337,7 @@ const void *translate_detour(struct x86_cpu *cpu, const uint8_t *site)
 	if (r->action == ACTION_FILL)
 		return interp_op(cpu, t, r);
 	t->plain = true;
+	protect(cpu, r);
 	if (cpu->count_insns)
 		t->frame->insns += (uint64_t)(int64_t)r->since;
 	return go_on(cpu, t, NULL);

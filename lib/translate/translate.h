@@ -104,12 +104,13 @@ struct translate_record {
 	int8_t since;           /* instructions completed in the block and not counted yet; -1: one too many were */
 	uint8_t align;          /* of the operand, which interp insists on */
 };
-#define TRANSLATE_RECORD_WRITE 1u    /* the instruction writes */
-#define TRANSLATE_RECORD_WINDOW_W 2u /* the check asks for the write tag */
-#define TRANSLATE_RECORD_VECTOR 4u   /* the FPU's state must be in the registers behind it */
-#define TRANSLATE_RECORD_PLAIN 16u   /* an exit to a plain block, in the middle of this one */
-#define TRANSLATE_RECORD_SHADOW 32u  /* what follows runs before anything else looks for interrupts */
-#define TRANSLATE_RECORD_NO_FILL 8u  /* it may turn out to access nothing */
+#define TRANSLATE_RECORD_WRITE 1u      /* the instruction writes */
+#define TRANSLATE_RECORD_WINDOW_W 2u   /* the check asks for the write tag */
+#define TRANSLATE_RECORD_VECTOR 4u     /* the FPU's state must be in the registers behind it */
+#define TRANSLATE_RECORD_PLAIN 16u     /* an exit to a plain block, in the middle of this one */
+#define TRANSLATE_RECORD_SHADOW 32u    /* what follows runs before anything else looks for interrupts */
+#define TRANSLATE_RECORD_PROTECTED 64u /* it is what follows: the shadow is still there if it does not get done */
+#define TRANSLATE_RECORD_NO_FILL 8u    /* it may turn out to access nothing */
 
 /* ACTION_FILL, _WINDOW, _STACK: the first byte checked, as in struct interp_insn; how many. */
 struct translate_check {
