@@ -415,9 +415,12 @@ void insn_classify(struct insn *i, unsigned mode)
 	/* What interp raises #UD for ends a block. */
 	if (i->ii.ends_block && i->kind < KIND_JCC)
 		i->kind = KIND_INTERP;
-	/* Without a window what was read would have to wait while the stack is looked up. */
-	if ((mode & TRANSLATE_MODE_PLAIN) && ((i->kind == KIND_CALL && i->ii.kind[0] != INTERP_OP_IMM) ||
-					      (i->kind == KIND_PUSH && i->ii.kind[0] == INTERP_OP_MEM)))
+	/* Without a window what was read would have to wait while the stack is looked up; from the stack it may need
+	 * another. */
+	if (i->kind == KIND_CALL && i->ii.kind[0] != INTERP_OP_IMM && (mode & TRANSLATE_MODE_PLAIN))
+		i->kind = KIND_INTERP;
+	if (i->kind == KIND_PUSH && i->ii.kind[0] == INTERP_OP_MEM &&
+	    ((mode & TRANSLATE_MODE_PLAIN) || i->ii.base == X86_RSP))
 		i->kind = KIND_INTERP;
 	if (!find_access(i))
 		i->kind = KIND_INTERP;

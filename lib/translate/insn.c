@@ -122,20 +122,19 @@ static void emit_mem(struct emit *e, bool w, unsigned op, unsigned reg, const st
 
 static void emit_push(struct builder *b, struct insn *i)
 {
-	struct host_mem m;
+	struct host_mem m, source;
 	struct access from;
 	unsigned host;
 
+	/* First: if interp has to read the source it does all of it, and what follows relies on the window. */
+	window_access(b, i, &i->mem, &m);
 	if (i->ii.kind[0] == INTERP_OP_MEM) {
-		if (!insn_operand_access(i, &from) || !window_access(b, i, &from, &m)) {
+		if (!insn_operand_access(i, &from) || !window_access(b, i, &from, &source)) {
 			b->bad = true;
 			return;
 		}
-		emit_mem(&b->e, true, 0x8b, HOST_T0, &m);
+		emit_mem(&b->e, true, 0x8b, HOST_T0, &source);
 		window_scratch(b);
-	}
-	window_access(b, i, &i->mem, &m);
-	if (i->ii.kind[0] == INTERP_OP_MEM) {
 		emit_mem(&b->e, true, 0x89, HOST_T0, &m);
 	} else if (i->ii.kind[0] == INTERP_OP_IMM) {
 		emit_mem(&b->e, true, 0xc7, 0, &m);
