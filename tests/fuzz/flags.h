@@ -14,6 +14,9 @@
 struct flag_watch {
 	uint64_t undefined; /* X86_ARITH_FLAGS now undefined */
 	bool lost;          /* something came of an undefined flag or of chance */
+	uint64_t rip;       /* the last instruction, if it is repeated, */
+	unsigned length;    /* else 0; */
+	uint8_t bytes[15];  /* what it was */
 };
 
 /* The bytes at CS:RIP, without a trace in the guest. Returns how many could be had. */
@@ -83,6 +86,21 @@ static inline bool flag_watch_is_shift(ZydisMnemonic m)
 	}
 }
 
+/* What is undefined behind an instruction that finds `undefined` so. */
+static inline uint64_t flags_undefined_after(const ZydisDecodedInstruction *zi, uint64_t undefined)
+{
+	const ZydisAccessedFlags *f = zi->cpu_flags;
+
+	if (!f)
+		return undefined;
+	if (flag_watch_is_shift(zi->mnemonic))
+		return undefined | (f->undefined & X86_ARITH_FLAGS) | X86_AF | X86_OF | X86_CF;
+	/* Of no repetition no flag comes. */
+	if (!(zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)))
+		undefined &= ~(uint64_t)(f->modified | f->set_0 | f->set_1);
+	return undefined | (f->undefined & X86_ARITH_FLAGS);
+}
+
 /* FUZZ_TRACE=1 in the environment: what a finding's program does, one line an instruction. */
 static inline void flag_watch_print(const struct x86_cpu *cpu, const uint8_t *bytes, unsigned n)
 {
@@ -103,35 +121,43 @@ static inline void flag_watch_print(const struct x86_cpu *cpu, const uint8_t *by
 	fprintf(stderr, "  %s\n", d.text);
 }
 
+/*
+ * A repeated string instruction that overwrites itself: how many more iterations the old one makes is the CPU's to
+ * choose (SDM 3A 8.1.3).
+ */
+static inline void flag_watch_repetition(struct flag_watch *w, uint64_t rip, const ZydisDecodedInstruction *zi,
+					 const uint8_t *bytes)
+{
+	const uint64_t repeated = ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE;
+
+	if (w->length && w->rip == rip && memcmp(w->bytes, bytes, w->length))
+		w->lost = true;
+	w->rip = rip;
+	w->length = zi->attributes & repeated ? zi->length : 0;
+	memcpy(w->bytes, bytes, w->length);
+}
+
 /* The instruction about to run. */
 static inline void flag_watch_step(struct flag_watch *w, struct x86_cpu *cpu, const uint8_t *ram, uint64_t ram_size)
 {
 	ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction zi;
-	const ZydisAccessedFlags *f;
-	uint64_t written;
 	uint8_t bytes[15];
 	unsigned n = flag_watch_fetch(cpu, ram, ram_size, bytes, sizeof(bytes));
 
 	flag_watch_print(cpu, bytes, n);
-	if (!flag_watch_decode(cpu, bytes, n, &zi, zo))
-		return; /* it raises */
-	if (flag_watch_by_chance(&zi))
-		w->lost = true;
-	f = zi.cpu_flags;
-	if (!f)
-		return;
-	if (f->tested & w->undefined)
-		w->lost = true;
-	written = (f->modified | f->set_0 | f->set_1) & X86_ARITH_FLAGS;
-	if (flag_watch_is_shift(zi.mnemonic)) {
-		w->undefined |= (f->undefined & X86_ARITH_FLAGS) | X86_AF | X86_OF | X86_CF;
+	memset(bytes + n, 0, sizeof(bytes) - n);
+	if (!flag_watch_decode(cpu, bytes, n, &zi, zo)) {
+		zi.attributes = 0; /* it raises */
+		flag_watch_repetition(w, cpu->rip, &zi, bytes);
 		return;
 	}
-	/* Of no repetition no flag comes. */
-	if (!(zi.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)))
-		w->undefined &= ~written;
-	w->undefined |= f->undefined & X86_ARITH_FLAGS;
+	flag_watch_repetition(w, cpu->rip, &zi, bytes);
+	if (flag_watch_by_chance(&zi))
+		w->lost = true;
+	if (zi.cpu_flags && zi.cpu_flags->tested & w->undefined)
+		w->lost = true;
+	w->undefined = flags_undefined_after(&zi, w->undefined);
 }
 
 #endif

@@ -4,8 +4,12 @@
  * by blocks, the translator. All must come to the same end with the same registers, vector state, memory and I/O;
  * none may hang, crash or touch anything but guest memory, which lies between guards.
  *
- * Input: HEAD bytes that make the state (struct start), then the code at RIP.
+ * Random code faults soon. So in 64-bit mode exceptions lead to a handler that goes on with the next CHUNK_SIZE bytes
+ * of the code, until there are no more.
+ *
+ * Input: HEAD bytes that make the state (struct start) and perhaps the beginning of the code, then the code.
  */
+#include <malloc.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -18,6 +22,7 @@
 #include "input.h"
 #include "insn_gen.h"
 #include "interp/engine.h"
+#include "tame.h"
 #include "translate/engine.h"
 #include "x86/control.h"
 #include "x86/event.h"
@@ -26,12 +31,16 @@
 
 #define RAM_SIZE UINT64_C(0x100000)
 #define GUARD UINT64_C(0x200000000)
-#define STEPS_MAX 400
+#define STEPS_MAX 800
 #define IO_MAX 100
-#define CODE_MAX 512u
+#define CODE_MAX 1024u
+#define TAME_MAX 60u /* instructions */
 #define DATA 0x30000u
 #define DATA_SIZE 0x10000u
 #define HANDLER 0x6000u
+#define HANDLER_STACK 0x8000u /* the top; frames hold flags that may differ, see same_memory() */
+#define CHUNK 0x9000u         /* where the chunk is that runs */
+#define CHUNK_SIZE 16
 #define HIGH UINT64_C(0x8000000000) /* fake_map()'s range */
 #define HIGH_PAGES 8
 #define CODE_CACHE (UINT64_C(1) << 20)
@@ -51,12 +60,13 @@ struct start {
 #define HEAD sizeof(struct start)
 
 enum { MODE_LONG, MODE_LONG_USER, MODE_COMPAT, MODE_PROT32, MODE_PROT16, MODE_PAGING32, MODE_REAL, MODE_LONG_TOO };
-#define OPT_IDT 1u
+#define OPT_NO_IDT 1u /* the first exception is the end */
 #define OPT_PATCH 2u
 #define OPT_IRQ 4u
 #define OPT_READONLY_SLOT 8u
 #define OPT_VECTORS 16u
 #define OPT_UNMASKED 32u
+#define OPT_TAME 64u /* before the input's code come instructions that mostly do not fault, made from the seed */
 
 struct world {
 	const char *name;
@@ -102,6 +112,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	timer_t timer;
 
 	(void)argc, (void)argv;
+	mallopt(M_MMAP_THRESHOLD, 0x10000); /* large blocks come and go: not between small ones that stay */
 	stepped.ram = map_ram();
 	blocks.ram = map_ram();
 	translated.ram = map_ram();
@@ -112,9 +123,23 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	return 0;
 }
 
+/* A third of the time: another program of ordinary instructions from an ordinary state. */
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed)
 {
-	return insn_gen_mutate(data, size, max_size, seed, HEAD);
+	struct random r = { seed };
+	struct start s;
+
+	if (size < HEAD || random_below(&r, 3))
+		return insn_gen_mutate(data, size, max_size, seed, HEAD);
+	memcpy(&s, data, HEAD);
+	s.mode = (uint8_t)(0x10 | (random_next(&r) & 9)); /* MODE_LONG, MODE_LONG_USER */
+	s.options = OPT_TAME | (random_next(&r) & OPT_VECTORS);
+	s.seed = (uint16_t)random_next(&r);
+	s.cr0 = 0;
+	s.cr4 = 0;
+	s.rflags = (uint16_t)(random_next(&r) & X86_ARITH_FLAGS);
+	memcpy(data, &s, HEAD);
+	return HEAD;
 }
 
 /* ---- I/O: a bus that answers by address, and remembers what was asked of it ---- */
@@ -140,6 +165,9 @@ static bool io_serve(struct world *w)
 		memcpy(&value, a->data, a->len);
 		io_note(w, value);
 	}
+	if (getenv("FUZZ_TRACE"))
+		fprintf(stderr, "%s: %s %s %llx, %u bytes\n", w->name, a->pio ? "port" : "memory",
+			a->write ? "write" : "read", (unsigned long long)a->addr, a->len);
 	value = a->addr * UINT64_C(0x9e3779b97f4a7c15) + w->io_count;
 	memcpy(data, &value, sizeof(data));
 	x86_io_complete(cpu, data);
@@ -211,7 +239,8 @@ static void set_mode(struct fake *f, const struct start *s)
 	f->cpu.cr4 ^= s->cr4 & (X86_CR4_TSD | X86_CR4_DE | X86_CR4_PGE | X86_CR4_UMIP | X86_CR4_FSGSBASE |
 				X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE);
 	if (f->cpu.long_mode)
-		f->cpu.cr4 ^= s->cr4 & (X86_CR4_PCIDE | X86_CR4_PKE | X86_CR4_SMAP);
+		f->cpu.cr4 ^= s->cr4 & (X86_CR4_PCIDE | X86_CR4_PKE |
+					(s->options & OPT_NO_IDT ? X86_CR4_SMAP : 0)); /* memory is the user's */
 }
 
 /* Any registers that KVM_SET_SREGS would take. */
@@ -228,21 +257,46 @@ static void patch_sregs(struct fake *f, const struct start *s)
 	(void)x86_set_sregs(&f->cpu, &sregs);
 }
 
-/* The first exception ends the program in a HLT. */
-static void put_idt(struct fake *f)
+/*
+ * mov rax, [CHUNK]; add rax, CHUNK_SIZE; mov [CHUNK], rax; mov rsp, FAKE_STACK - 0x100; cmp rax, end; jb 1f; hlt;
+ * 1: mov ah, [rax]; sahf; jmp [CHUNK] -- or to CPL 3: mov rcx, [CHUNK]; pushfq; pop r11; sysretq
+ */
+static void put_handler64(struct fake *f, bool user, uint32_t end)
+{
+	static const uint8_t jump[] = { 0xff, 0x24, 0x25, 0, 0x90, 0, 0 };
+	static const uint8_t sysret[] = { 0x48, 0x8b, 0x0c, 0x25, 0, 0x90, 0, 0, 0x9c, 0x41, 0x5b, 0x48, 0x0f, 0x07 };
+	uint8_t code[] = { 0x48, 0x8b, 0x04, 0x25, 0,    0x90, 0, 0,    0x48, 0x83, 0xc0, CHUNK_SIZE, 0x48,
+			   0x89, 0x04, 0x25, 0,    0x90, 0,    0, 0x48, 0xc7, 0xc4, 0,    0xff,       0x01,
+			   0,    0x48, 0x3d, 0,    0,    0,    0, 0x72, 0x01, 0xf4, 0x8a, 0x20,       0x9e };
+
+	_Static_assert(CHUNK == 0x9000 && FAKE_STACK - 0x100 == 0x1ff00, "as in the code");
+	memcpy(code + 29, &end, sizeof(end));
+	fake_poke(f, HANDLER, code, sizeof(code));
+	if (user)
+		fake_poke(f, HANDLER + sizeof(code), sysret, sizeof(sysret));
+	else
+		fake_poke(f, HANDLER + sizeof(code), jump, sizeof(jump));
+	fake_poke64(f, CHUNK, FAKE_CODE);
+}
+
+/* In other modes the first exception ends the program in a HLT. */
+static void put_idt(struct fake *f, const struct start *s, size_t code_size)
 {
 	struct x86_cpu *c = &f->cpu;
 
 	f->ram[HANDLER] = 0xf4;
 	for (unsigned v = 0; v < 256; v++)
-		if (c->long_mode)
-			fake_poke64(f, FAKE_IDT + v * 16, UINT64_C(0x8e00) << 32 | FAKE_CS64 << 16 | HANDLER);
+		if (c->long_mode) /* IST 1 */
+			fake_poke64(f, FAKE_IDT + v * 16, UINT64_C(0x8e01) << 32 | FAKE_CS64 << 16 | HANDLER);
 		else if (!c->real_mode)
 			fake_poke64(f, FAKE_IDT + v * 8, UINT64_C(0x8e00) << 32 | FAKE_CS32 << 16 | HANDLER);
 	fake_poke64(f, FAKE_TSS + 4, FAKE_STACK - 0x800); /* RSP0 */
+	fake_poke64(f, FAKE_TSS + 36, HANDLER_STACK);     /* IST 1 */
 	if (c->real_mode)
 		for (unsigned v = 0; v < 256; v++)
 			fake_poke32(f, v * 4, HANDLER);
+	if (c->long_mode)
+		put_handler64(f, (s->mode & 7) == MODE_LONG_USER, FAKE_CODE + (uint32_t)code_size);
 }
 
 static uint64_t some_register(struct random *r, unsigned where)
@@ -290,6 +344,12 @@ static void set_registers(struct fake *f, const struct start *s)
 	for (unsigned i = 0; i < 16; i++)
 		if (i != X86_RSP)
 			c->gpr[i] = some_register(&r, s->mode >> 3);
+	if (s->mode & 0x10) { /* where tame.h's instructions find memory */
+		c->gpr[X86_RSI] = DATA + 0x80 + (c->gpr[X86_RSI] & 0x1fff);
+		c->gpr[X86_RDI] = DATA + 0x80 + (c->gpr[X86_RDI] & 0xfff0);
+		c->gpr[X86_RCX] &= 0x1f; /* of repetitions */
+		c->gpr[X86_RBX] = DATA + 0x1000 - (c->gpr[X86_RBX] & 0x1f);
+	}
 	c->gpr[X86_RSP] = (c->real_mode ? 0x8000 : FAKE_STACK) - 0x100;
 	c->rflags = X86_FIXED1 | (s->rflags & (X86_ARITH_FLAGS | X86_DF | X86_IF | X86_NT | X86_IOPL | X86_TF));
 	if (s->rflags & 2)
@@ -301,6 +361,22 @@ static void set_registers(struct fake *f, const struct start *s)
 	c->msr.sysenter_esp = FAKE_STACK - 0x400;
 	c->seg[X86_FS].base = DATA;
 	c->seg[X86_GS].base = HIGH;
+}
+
+/* The program of an input. Returns its length. */
+static size_t make_code(const struct start *s, const uint8_t *input, size_t size, uint8_t code[CODE_MAX])
+{
+	struct random r = { s->seed };
+	uint64_t undefined = 0;
+	size_t n = 0;
+
+	if (s->options & OPT_TAME)
+		for (unsigned i = 4 + random_below(&r, TAME_MAX - 3); i; i--)
+			n += tame_insn(&r, &undefined, code + n);
+	if (size > CODE_MAX - n)
+		size = CODE_MAX - n;
+	memcpy(code + n, input, size);
+	return n + size;
 }
 
 static void create_world(struct world *w, const struct start *s, const uint8_t *code, size_t n)
@@ -320,12 +396,12 @@ static void create_world(struct world *w, const struct start *s, const uint8_t *
 	w->io_hash = 0;
 	set_mode(f, s);
 	set_registers(f, s);
-	if (s->options & OPT_IDT)
-		put_idt(f);
+	if (!(s->options & OPT_NO_IDT))
+		put_idt(f, s, n);
 	else
 		f->cpu.idtr.limit = 0;
 	memcpy(f->ram + FAKE_CODE, code, n);
-	f->ram[FAKE_CODE + n] = 0xf4;
+	memset(f->ram + FAKE_CODE + n, 0xf4, 64);
 	f->cpu.code_cache_size = CODE_CACHE;
 	CHECK(w->engine->vcpu_create(&f->cpu) == 0);
 	x86_mode_update(&f->cpu);
@@ -474,14 +550,17 @@ static bool same_vectors(struct x86_cpu *a, struct x86_cpu *b)
 }
 
 /*
- * The image of RFLAGS that an exception pushed: of flags nobody reads again the translator may have kept older ones
- * (docs/caveats.md). The handler is a HLT, so RSP still points to the frame.
+ * The image of RFLAGS that an exception pushed: it may hold undefined flags, and of flags nobody reads again the
+ * translator may have kept older ones (docs/caveats.md). In 64-bit mode frames go to a stack of their own; in others
+ * the handler is a HLT, so RSP still points to the frame.
  */
 static bool in_pushed_flags(const struct x86_cpu *c, uint64_t at)
 {
 	uint64_t rsp = c->gpr[X86_RSP];
 
-	return c->code_size == 8 && ((at & ~UINT64_C(7)) == rsp + 16 || (at & ~UINT64_C(7)) == rsp + 24);
+	if (c->long_mode)
+		return at == HANDLER_STACK - 24;
+	return at >= (rsp & ~UINT64_C(7)) && at < rsp + 24;
 }
 
 static bool same_memory(const struct world *a, const struct world *b)
@@ -507,7 +586,8 @@ static void compare(const struct world *a, const struct world *b, uint64_t undef
 	uint64_t mask = ~undefined;
 	bool same = same_number("exit", 0, a->end, b->end);
 
-	if (a->end == X86_EXIT_SHUTDOWN || a->f->stat[STAT_EXCEPTIONS])
+	/* Of a fault; the handler of 64-bit mode leaves them defined. */
+	if (b == &translated && (a->end == X86_EXIT_SHUTDOWN || (a->f->stat[STAT_EXCEPTIONS] && !x->long_mode)))
 		mask &= ~X86_ARITH_FLAGS;
 	for (unsigned i = 0; i < 16; i++)
 		same &= same_number("register", i, x->gpr[i], y->gpr[i]);
@@ -537,16 +617,17 @@ static void judge(const struct world *a, struct world *b, const struct flag_watc
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct flag_watch flags = { 0 };
+	uint8_t code[CODE_MAX];
 	struct start start;
 	size_t n;
 
 	if (size < HEAD)
 		return -1;
 	memcpy(&start, data, HEAD);
-	n = size - HEAD < CODE_MAX ? size - HEAD : CODE_MAX;
-	create_world(&stepped, &start, data + HEAD, n);
-	create_world(&blocks, &start, data + HEAD, n);
-	create_world(&translated, &start, data + HEAD, n);
+	n = make_code(&start, data + HEAD, size - HEAD, code);
+	create_world(&stepped, &start, code, n);
+	create_world(&blocks, &start, code, n);
+	create_world(&translated, &start, code, n);
 	run_stepped(&stepped, &flags);
 	judge(&stepped, &blocks, &flags);
 	judge(&stepped, &translated, &flags);
