@@ -342,6 +342,9 @@ static void evex_forms(bool mode32)
 /* What a sequence must not contain: it leaves the sequence, or its outcome is not a function of what we control. */
 static bool fit_for_sequence(const struct form *f)
 {
+	/* TOL_SHA_ALIGNMENT: what comes behind would run on one side only, and may reach other slots. */
+	if (f->memory && f->mnemonic >= ZYDIS_MNEMONIC_SHA1MSG1 && f->mnemonic <= ZYDIS_MNEMONIC_SHA256RNDS2)
+		return false;
 	switch (f->mnemonic) {
 	case ZYDIS_MNEMONIC_CPUID:
 	case ZYDIS_MNEMONIC_RDTSC:
