@@ -49,13 +49,13 @@ static void engine_destroy(struct x86_cpu *cpu)
 
 	if (!t)
 		return;
-	cpu->poll = NULL;
 	if (cpu->tlb) {
 		cpu->tlb->code_written = NULL;
 		cpu->tlb->flushed = NULL;
 		x86_tlb_unprotect_all_code(cpu);
 	}
 	translate_vm_leave(t);
+	cpu->poll = NULL; /* until then others may write to it */
 	translate_cache_destroy(t);
 	interp_cache_destroy(t->interp.cache);
 	if (t->interp.vector)
@@ -79,6 +79,7 @@ static int engine_create(struct x86_cpu *cpu)
 	cpu->engine_data = t;
 	t->cpu = cpu;
 	t->frame = (struct translate_frame *)cpu->tlb->engine;
+	cpu->poll = &t->frame->poll;
 	t->interp.cache = interp_cache_create();
 	t->interp.vector = interp_vector_create();
 	t->builder = calloc(1, sizeof(*t->builder));
@@ -94,7 +95,6 @@ static int engine_create(struct x86_cpu *cpu)
 	interp_decoders_init(cpu, &t->interp);
 	cpu->tlb->code_written = translate_written;
 	cpu->tlb->flushed = translate_flushed;
-	cpu->poll = &t->frame->poll;
 	return 0;
 }
 
