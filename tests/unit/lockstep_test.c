@@ -313,6 +313,10 @@ static void wrong_memory(void **state)
 static void wrong_vector(void **state)
 {
 	(void)state;
+#ifdef __SANITIZE_ADDRESS__
+	print_message("left out: under ASan translated code leaves vector instructions to interp\n");
+	skip();
+#endif
 	put_loop();
 	assert_int_equal(run(), X86_EXIT_HLT);
 	plant_in_translation((const uint8_t[]){ 0x66, 0x0f, 0x70, 0xc8, 0x00 }, 5);
