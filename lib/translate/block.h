@@ -15,6 +15,7 @@ enum insn_kind {
 	KIND_POP,
 	KIND_LEAVE,
 	KIND_DIV,
+	KIND_STRING, /* as it is: TRANSLATE_MODE_DIRECT */
 	KIND_JCC,
 	KIND_JMP,
 	KIND_CALL,
@@ -57,10 +58,12 @@ struct cold {
 	uint8_t *tag;   /* of a far exit: what refers to its tag; then the code there is the way to C */
 };
 
-/* Where a checked memory operand is for the host: [base + index + disp] */
+/* Where a memory operand is for the host: [base + index << shift + disp] */
 struct host_mem {
-	unsigned base, index;
+	unsigned base, index; /* or HOST_NONE */
 	int32_t disp;
+	unsigned shift;
+	bool fs; /* FS is the guest's: TRANSLATE_MODE_DIRECT */
 };
 
 /* A check that later operands may rely on. */
@@ -87,6 +90,8 @@ struct builder {
 	bool vector_live; /* the FPU's state is surely in the registers */
 	bool poll_end;    /* the end of the block looks for attention */
 	bool bad;         /* the instruction can not be emitted after all */
+	struct translate_record
+		*site; /* TRANSLATE_MODE_DIRECT: where the instruction being emitted goes if it faults */
 	/* Of the instruction being emitted: they go on behind it. */
 	struct translate_record *resume[4];
 	unsigned resumes;
@@ -101,7 +106,16 @@ struct translate_check *block_check(struct builder *b, const struct insn *i, enu
 struct cold *block_cold(struct builder *b, struct translate_record *r);
 void block_cold_from(struct builder *b, struct cold *c, unsigned cc);
 void block_emit_call(struct builder *b, const uint8_t *stub, const struct translate_record *r);
+/* The way to C. */
+static inline const uint8_t *block_detour(const struct builder *b)
+{
+	return b->mode & TRANSLATE_MODE_DIRECT ? b->t->stub_direct : b->t->stub_detour;
+}
 void block_emit_count(struct builder *b); /* what has not been counted; changes no flag, loses r14 */
+
+/* TRANSLATE_MODE_DIRECT, around an instruction with a memory operand: before it, and behind it (from `start` on). */
+void block_site(struct builder *b, const struct insn *i);
+void block_site_done(struct builder *b, const uint8_t *start);
 
 /* ---- classify.c ---- */
 void insn_classify(struct insn *i, unsigned mode);
@@ -121,6 +135,8 @@ void window_check_cross(struct builder *b, struct cold *c);
 bool window_effective(struct builder *b, const struct access *a, unsigned to, bool wide);
 
 /* ---- recode.c ---- */
+/* op reg, m: one byte of opcode */
+void recode_emit_mem(struct emit *e, bool w, unsigned op, unsigned reg, const struct host_mem *m);
 void recode_emit(struct builder *b, struct insn *i, const struct host_mem *m); /* m NULL: no memory operand */
 
 /* ---- insn.c ---- */

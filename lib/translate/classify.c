@@ -66,6 +66,22 @@ static bool count_may_be_zero(const struct insn *i)
 	       !(i->zo[last].imm.value.u & (i->ii.opsize == 8 ? 63 : 31));
 }
 
+static bool is_rep(const struct insn *i)
+{
+	return i->zi.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE);
+}
+
+/* MOVS, STOS, LODS, SCAS, CMPS without a segment of their own. */
+static enum insn_kind kind_string(const struct insn *i, unsigned mode)
+{
+	const uint64_t segment = ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS;
+
+	if (i->zi.meta.category != ZYDIS_CATEGORY_STRINGOP || !(mode & TRANSLATE_MODE_DIRECT) || i->ii.addrsize != 8 ||
+	    (i->zi.attributes & segment))
+		return KIND_INTERP;
+	return KIND_STRING;
+}
+
 static enum insn_kind kind_extra(const struct insn *i)
 {
 	switch (i->zi.mnemonic) {
@@ -170,8 +186,9 @@ static enum insn_kind kind_vector(const struct insn *i, unsigned mode)
 	for (unsigned n = 0; n < i->zi.operand_count; n++)
 		if (n >= i->zi.operand_count_visible && i->zo[n].type == ZYDIS_OPERAND_TYPE_MEMORY)
 			return KIND_INTERP;
-	if (i->zi.operand_count_visible > ARRAY_SIZE(i->ii.kind) && has_memory(i))
-		return KIND_INTERP;
+	for (unsigned n = ARRAY_SIZE(i->ii.kind); n < i->zi.operand_count_visible && has_memory(i); n++)
+		if (i->zo[n].type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+			return KIND_INTERP;
 	return i->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM || !has_memory(i) ? KIND_VECTOR : KIND_INTERP;
 }
 
@@ -256,6 +273,8 @@ static enum insn_kind kind_of(const struct insn *i, unsigned mode)
 		kind = kind_branch(i);
 	if (kind == KIND_INTERP)
 		kind = kind_extra(i);
+	if (kind == KIND_INTERP)
+		kind = kind_string(i, mode);
 	return kind == KIND_INTERP ? kind_vector(i, mode) : kind;
 }
 
@@ -405,7 +424,7 @@ static void find_flags(struct insn *i)
 	i->writes = i->kills = (f->modified | f->set_0 | f->set_1 | f->undefined) & X86_ARITH_FLAGS;
 	if (i->kind >= KIND_JCC)
 		i->writes = i->kills = 0;
-	if (count_may_be_zero(i))
+	if (count_may_be_zero(i) || (i->kind == KIND_STRING && is_rep(i)))
 		i->kills = 0;
 }
 
@@ -420,7 +439,7 @@ void insn_classify(struct insn *i, unsigned mode)
 	if (i->kind == KIND_CALL && i->ii.kind[0] != INTERP_OP_IMM && (mode & TRANSLATE_MODE_PLAIN))
 		i->kind = KIND_INTERP;
 	if (i->kind == KIND_PUSH && i->ii.kind[0] == INTERP_OP_MEM &&
-	    ((mode & TRANSLATE_MODE_PLAIN) || i->ii.base == X86_RSP))
+	    ((mode & TRANSLATE_MODE_PLAIN) || (i->ii.base == X86_RSP && !(mode & TRANSLATE_MODE_DIRECT))))
 		i->kind = KIND_INTERP;
 	if (!find_access(i))
 		i->kind = KIND_INTERP;

@@ -52,10 +52,12 @@ static void engine_destroy(struct x86_cpu *cpu)
 	if (cpu->tlb) {
 		cpu->tlb->code_written = NULL;
 		cpu->tlb->flushed = NULL;
+		cpu->tlb->withheld = NULL;
 		x86_tlb_unprotect_all_code(cpu);
 	}
 	translate_vm_leave(t);
 	cpu->poll = NULL; /* until then others may write to it */
+	translate_direct_destroy(t);
 	translate_cache_destroy(t);
 	interp_cache_destroy(t->interp.cache);
 	if (t->interp.vector)
@@ -78,7 +80,7 @@ static int engine_create(struct x86_cpu *cpu)
 	atomic_store_explicit(&gs_direct, (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0, memory_order_relaxed);
 	cpu->engine_data = t;
 	t->cpu = cpu;
-	t->frame = (struct translate_frame *)cpu->tlb->engine;
+	t->frame = t->own = (struct translate_frame *)cpu->tlb->engine;
 	cpu->poll = &t->frame->poll;
 	t->interp.cache = interp_cache_create();
 	t->interp.vector = interp_vector_create();
@@ -86,6 +88,7 @@ static int engine_create(struct x86_cpu *cpu)
 	t->counters = translate_counters_create();
 	if (t->interp.cache && t->interp.vector && t->builder && t->counters)
 		err = translate_cache_create(t);
+	translate_direct_create(t);
 	if (!err)
 		err = translate_vm_join(t);
 	if (err) {
@@ -95,6 +98,7 @@ static int engine_create(struct x86_cpu *cpu)
 	interp_decoders_init(cpu, &t->interp);
 	cpu->tlb->code_written = translate_written;
 	cpu->tlb->flushed = translate_flushed;
+	cpu->tlb->withheld = translate_direct_withheld;
 	return 0;
 }
 
@@ -105,6 +109,7 @@ static void engine_invalidate(struct x86_cpu *cpu)
 	interp_cache_wipe(cpu, t->interp.cache);
 	interp_decoders_init(cpu, &t->interp);
 	translate_wipe(t);
+	translate_direct_invalidate(t);
 }
 
 /* ---- by interp ---- */
@@ -161,9 +166,13 @@ static void run_translated(struct x86_cpu *cpu, struct translate *t)
 	if (unlikely(atomic_load_explicit(&cpu->attention, memory_order_relaxed)))
 		t->frame->poll = 1;
 	t->by_interp = false;
-	code = translate_next(cpu, t, NULL);
-	if (code)
-		t->enter(cpu, code);
+	if (translate_direct_wanted(cpu, t)) {
+		translate_direct_run(cpu, t);
+	} else {
+		code = translate_next(cpu, t, NULL);
+		if (code)
+			t->enter(cpu, code);
+	}
 	if (unlikely(cpu->io.logged))
 		x86_io_finish(cpu);
 	if (t->by_interp)
@@ -181,6 +190,7 @@ void translate_settle(struct x86_cpu *cpu, struct translate *t)
 	STAT_ADD(cpu, INSNS, t->frame->insns + (t->op_runs && cpu->rip != t->op_rip));
 	t->frame->insns = 0;
 	t->op_runs = false;
+	translate_direct_leave(cpu, t);
 }
 
 /* Back from the depth of an instruction. */

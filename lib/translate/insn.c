@@ -38,7 +38,7 @@ void insn_emit_interp(struct builder *b, struct insn *i)
 	struct translate_record *r = block_record(b, i, ACTION_INTERP);
 
 	r->flags = (i->shadow ? TRANSLATE_RECORD_SHADOW : 0) | (i->is_protected ? TRANSLATE_RECORD_PROTECTED : 0);
-	block_emit_call(b, b->t->stub_detour, r);
+	block_emit_call(b, block_detour(b), r);
 	b->stack.open = b->base.open = false;
 }
 
@@ -103,23 +103,6 @@ static void emit_lea_insn(struct builder *b, struct insn *i)
 		emit_gpr_store(&b->e, HOST_T1, guest);
 }
 
-/* op reg, m */
-static void emit_mem(struct emit *e, bool w, unsigned op, unsigned reg, const struct host_mem *m)
-{
-	if (m->index == HOST_NONE) {
-		emit_rm(e, w, op, reg, m->base, m->disp);
-		return;
-	}
-	emit_rex(e, w, reg, m->index, m->base);
-	emit8(e, op);
-	emit8(e, (m->disp == (int8_t)m->disp ? 0x40 : 0x80) | (reg & 7) << 3 | 4);
-	emit8(e, (m->index & 7) << 3 | (m->base & 7));
-	if (m->disp == (int8_t)m->disp)
-		emit8(e, (uint8_t)m->disp);
-	else
-		emit32(e, (uint32_t)m->disp);
-}
-
 static void emit_push(struct builder *b, struct insn *i)
 {
 	struct host_mem m, source;
@@ -133,11 +116,11 @@ static void emit_push(struct builder *b, struct insn *i)
 			b->bad = true;
 			return;
 		}
-		emit_mem(&b->e, true, 0x8b, HOST_T0, &source);
+		recode_emit_mem(&b->e, true, 0x8b, HOST_T0, &source);
 		window_scratch(b);
-		emit_mem(&b->e, true, 0x89, HOST_T0, &m);
+		recode_emit_mem(&b->e, true, 0x89, HOST_T0, &m);
 	} else if (i->ii.kind[0] == INTERP_OP_IMM) {
-		emit_mem(&b->e, true, 0xc7, 0, &m);
+		recode_emit_mem(&b->e, true, 0xc7, 0, &m);
 		emit32(&b->e, (uint32_t)i->ii.imm);
 	} else {
 		host = host_of(i->ii.reg[0]);
@@ -145,7 +128,7 @@ static void emit_push(struct builder *b, struct insn *i)
 			host = HOST_T1;
 			emit_gpr_load(&b->e, host, i->ii.reg[0]);
 		}
-		emit_mem(&b->e, true, 0x89, host, &m);
+		recode_emit_mem(&b->e, true, 0x89, host, &m);
 	}
 	emit_lea(&b->e, HOST_SP, HOST_SP, -8);
 }
@@ -156,7 +139,7 @@ static void emit_pop(struct builder *b, struct insn *i)
 	struct host_mem m;
 
 	window_access(b, i, &i->mem, &m);
-	emit_mem(&b->e, true, 0x8b, host == HOST_NONE ? HOST_T1 : host, &m);
+	recode_emit_mem(&b->e, true, 0x8b, host == HOST_NONE ? HOST_T1 : host, &m);
 	if (host != HOST_SP) /* what POP RSP has loaded stays */
 		emit_lea(&b->e, HOST_SP, HOST_SP, 8);
 	if (host == HOST_NONE)
@@ -171,8 +154,10 @@ static void emit_leave(struct builder *b, struct insn *i)
 		b->bad = true;
 		return;
 	}
+	/* RSP moves when nothing can fault any more. */
+	recode_emit_mem(&b->e, true, 0x8b, HOST_T1, &m);
 	emit_lea(&b->e, HOST_SP, X86_RBP, 8);
-	emit_mem(&b->e, true, 0x8b, X86_RBP, &m);
+	emit_mov_rr(&b->e, X86_RBP, HOST_T1);
 }
 
 /* The host must not see #DE: divide only where the quotient surely fits, interp does the rest. */
@@ -190,7 +175,7 @@ static void emit_div(struct builder *b, struct insn *i)
 			b->bad = true;
 			return;
 		}
-		emit_mem(&b->e, w, 0x8b, HOST_T0, &m);
+		recode_emit_mem(&b->e, w, 0x8b, HOST_T0, &m);
 	} else {
 		host = host_of(i->ii.reg[0]);
 		if (host == HOST_NONE)
@@ -221,6 +206,15 @@ static void emit_div(struct builder *b, struct insn *i)
 	flags_after(b, i);
 }
 
+/* Its registers are where the guest has them, and so is DF. It can be restarted wherever it faults. */
+static void emit_string(struct builder *b, struct insn *i)
+{
+	if (wants_flags(i))
+		insn_flags_want(b);
+	emit_bytes(&b->e, i->ii.raw, i->ii.len);
+	flags_after(b, i);
+}
+
 static void emit_kind(struct builder *b, struct insn *i)
 {
 	switch (i->kind) {
@@ -231,6 +225,7 @@ static void emit_kind(struct builder *b, struct insn *i)
 	case KIND_POP: emit_pop(b, i); break;
 	case KIND_LEAVE: emit_leave(b, i); break;
 	case KIND_DIV: emit_div(b, i); break;
+	case KIND_STRING: emit_string(b, i); break;
 	default: break;
 	}
 }
@@ -243,9 +238,12 @@ void insn_emit(struct builder *b, struct insn *i)
 
 	b->resumes = 0;
 	b->bad = i->kind == KIND_INTERP;
-	if (!b->bad)
+	if (!b->bad) {
+		block_site(b, i);
 		emit_kind(b, i);
+	}
 	if (b->bad) {
+		b->site = NULL;
 		b->e.p = start;
 		b->colds = colds;
 		b->resumes = 0;
@@ -254,11 +252,12 @@ void insn_emit(struct builder *b, struct insn *i)
 		b->vector_live = vector_live;
 		insn_flags_keep(b, UINT32_MAX);
 		insn_emit_interp(b, i);
-		b->vector_live = false;
+		b->vector_live = b->mode & TRANSLATE_MODE_DIRECT;
 		b->flags_host = b->flags_frame = true; /* the way back from C loads them */
 	}
 	for (unsigned n = 0; n < b->resumes; n++)
 		if (!(i->kind == KIND_INTERP && i->ii.ends_block && !i->shadow))
 			b->resume[n]->resume = (uint32_t)(b->e.p - b->t->rw);
+	block_site_done(b, start);
 	b->since++;
 }

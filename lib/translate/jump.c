@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The jump caches: where code at a linear address is, by context of the TLB. Each address has two places. */
+/* The jump caches: where code at a linear address is, by context of the TLB. Each address has
+ * TRANSLATE_JUMP_WAYS places, of which translated code looks at the first one at once. */
 #include "translate/translate.h"
 
 /* As translated code computes it (stubs.c). */
@@ -8,10 +9,21 @@ static unsigned jump_hash(uint64_t rip)
 	return (((uint32_t)rip * TRANSLATE_JUMP_FACTOR) >> (32 - TRANSLATE_JUMP_BITS));
 }
 
+/* NULL: there is no other process yet. */
+static struct translate_jump *table(const struct translate *t, unsigned n)
+{
+	if (n == TRANSLATE_JUMPS_DIRECT)
+		return translate_direct_jumps(t);
+	return t->own->jump[n];
+}
+
 static void clear(struct translate *t, unsigned mmu)
 {
 	struct translate_jumps *j = &t->jumps[mmu];
-	struct translate_jump *jump = t->frame->jump[mmu];
+	struct translate_jump *jump = table(t, mmu);
+
+	if (!jump)
+		return;
 
 	if (j->count < TRANSLATE_JUMP_USED)
 		for (unsigned n = 0; n < j->count; n++)
@@ -20,6 +32,8 @@ static void clear(struct translate *t, unsigned mmu)
 		for (unsigned n = 0; n < 1u << TRANSLATE_JUMP_BITS; n++)
 			jump[n].rip = 1;
 	translate_unlink_far(t, mmu);
+	if (mmu == TRANSLATE_JUMPS_DIRECT)
+		translate_direct_code_clear(t);
 	j->count = 0;
 	j->local = j->huge = false;
 	tz_clear(j->page, sizeof(j->page));
@@ -28,8 +42,8 @@ static void clear(struct translate *t, unsigned mmu)
 
 void translate_jump_clear(struct translate *t)
 {
-	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
-		clear(t, mmu);
+	for (unsigned n = 0; n < TRANSLATE_JUMPS; n++)
+		clear(t, n);
 }
 
 /* ---- which pages they depend on ---- */
@@ -57,17 +71,25 @@ static void put(struct translate_jumps *j, struct translate_jump *jump, unsigned
 	jump[n].code = code;
 }
 
-void translate_jump_insert(struct translate *t, unsigned mmu, uint64_t rip, const void *code,
+void translate_jump_insert(struct translate *t, unsigned which, uint64_t rip, const void *code,
 			   const struct x86_tlb_info *e)
 {
-	struct translate_jumps *j = &t->jumps[mmu];
-	struct translate_jump *jump = t->frame->jump[mmu];
+	struct translate_jumps *j = &t->jumps[which];
+	struct translate_jump *jump = table(t, which);
 	unsigned n = jump_hash(rip);
 
-	/* Who was there moves aside. */
-	if (jump[n].rip != 1 && jump[n].rip != rip)
-		put(j, jump, n ^ 1, jump[n].rip, jump[n].code);
+	/* Who was there moves aside, the last one out. */
+	for (unsigned way = 1; way < TRANSLATE_JUMP_WAYS && jump[n].rip != 1 && jump[n].rip != rip; way++) {
+		uint64_t moved_rip = jump[n ^ way].rip;
+		const void *moved_code = jump[n ^ way].code;
+
+		put(j, jump, n ^ way, jump[n].rip, jump[n].code);
+		jump[n].rip = moved_rip;
+		jump[n].code = moved_code;
+	}
 	put(j, jump, n, rip, code);
+	if (which == TRANSLATE_JUMPS_DIRECT)
+		translate_direct_code(t, rip, e->gpa);
 	filter_add(j->page, rip >> 12);
 	if (e->page_shift > 12)
 		filter_add(j->large, rip >> 21);
@@ -79,20 +101,27 @@ void translate_flushed(struct x86_cpu *cpu, enum x86_tlb_flush what, uint64_t gv
 {
 	struct translate *t = translate_of(cpu);
 
-	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++) {
-		struct translate_jumps *j = &t->jumps[mmu];
+	translate_direct_flushed(t, what, gva);
+	for (unsigned n = 0; n < TRANSLATE_JUMPS; n++) {
+		struct translate_jumps *j = &t->jumps[n];
 
+		/* The other process's are looked through when it is next used. */
+		if (n == TRANSLATE_JUMPS_DIRECT && what != X86_TLB_FLUSH_PAGE)
+			continue;
 		if (what == X86_TLB_FLUSH_ALL || (what == X86_TLB_FLUSH_NONGLOBAL && j->local) ||
 		    (what == X86_TLB_FLUSH_PAGE &&
 		     (j->huge || filter_has(j->page, gva >> 12) || filter_has(j->large, gva >> 21))))
-			clear(t, mmu);
+			clear(t, n);
 	}
 }
 
-const void *translate_jump_find(const struct translate *t, unsigned mmu, uint64_t rip)
+const void *translate_jump_find(const struct translate *t, unsigned which, uint64_t rip)
 {
-	const struct translate_jump *jump = t->frame->jump[mmu];
+	const struct translate_jump *jump = table(t, which);
 	unsigned n = jump_hash(rip);
 
-	return jump[n].rip == rip ? jump[n].code : jump[n ^ 1].rip == rip ? jump[n ^ 1].code : NULL;
+	for (unsigned way = 0; way < TRANSLATE_JUMP_WAYS; way++)
+		if (jump[n ^ way].rip == rip)
+			return jump[n ^ way].code;
+	return NULL;
 }

@@ -12,7 +12,7 @@ struct recode {
 
 static unsigned recode_rm(const struct recode *r)
 {
-	return r->mem ? r->mem->base : r->rm;
+	return !r->mem ? r->rm : r->mem->base == HOST_NONE ? 0 : r->mem->base;
 }
 
 static unsigned recode_index(const struct recode *r)
@@ -23,16 +23,31 @@ static unsigned recode_index(const struct recode *r)
 /* ModRM, SIB and displacement. EVEX scales a displacement of 8 bits (SDM 2 2.7.5): not used. */
 static void emit_operand(struct emit *e, unsigned reg, const struct host_mem *m, bool evex)
 {
-	unsigned mod = !m->disp ? 0 : m->disp == (int8_t)m->disp && !evex ? 0x40 : 0x80;
-	bool sib = m->index != HOST_NONE || (m->base & 7) == 4;
+	unsigned mod = !m->disp && (m->base & 7) != 5 ? 0 : m->disp == (int8_t)m->disp && !evex ? 0x40 : 0x80;
+	unsigned base = m->base & 7;
+	bool sib = m->index != HOST_NONE || base == 4, absolute = m->base == HOST_NONE;
 
-	emit8(e, mod | (reg & 7) << 3 | (sib ? 4 : m->base & 7));
+	if (absolute) { /* SDM 2 table 2-3: no base with mod 0 and base 5 */
+		sib = true;
+		mod = 0;
+		base = 5;
+	}
+	emit8(e, mod | (reg & 7) << 3 | (sib ? 4 : base));
 	if (sib)
-		emit8(e, (m->index == HOST_NONE ? 4 : m->index & 7) << 3 | (m->base & 7));
+		emit8(e, m->shift << 6 | (m->index == HOST_NONE ? 4 : m->index & 7) << 3 | base);
 	if (mod == 0x40)
 		emit8(e, (uint8_t)m->disp);
-	else if (mod)
+	else if (mod || absolute)
 		emit32(e, (uint32_t)m->disp);
+}
+
+void recode_emit_mem(struct emit *e, bool w, unsigned op, unsigned reg, const struct host_mem *m)
+{
+	if (m->fs)
+		emit8(e, 0x64);
+	emit_rex(e, w, reg, m->index == HOST_NONE ? 0 : m->index, m->base == HOST_NONE ? 0 : m->base);
+	emit8(e, op);
+	emit_operand(e, reg, m, false);
 }
 
 static void emit_modrm(struct builder *b, const struct insn *i, const struct recode *r)
@@ -172,7 +187,7 @@ void recode_emit(struct builder *b, struct insn *i, const struct host_mem *m)
 	struct borrowed borrowed[2];
 	struct recode r = { .mem = m };
 	unsigned count = 0;
-	bool reg_gpr = false, rm_gpr = false;
+	bool reg_gpr = false, rm_gpr = false, memory = m && (m->base == HOST_T0 || m->index == HOST_T0);
 
 	if (zi->attributes & ZYDIS_ATTRIB_HAS_MODRM) {
 		bool legacy = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
@@ -200,23 +215,23 @@ void recode_emit(struct builder *b, struct insn *i, const struct host_mem *m)
 			continue;
 		switch (i->zo[n].encoding) {
 		case ZYDIS_OPERAND_ENCODING_MODRM_REG:
-			r.reg = operand_host(b, i, n, m && m->base == HOST_T0, borrowed, &count);
+			r.reg = operand_host(b, i, n, memory, borrowed, &count);
 			reg_gpr = true;
 			break;
 		case ZYDIS_OPERAND_ENCODING_MODRM_RM:
-			r.rm = operand_host(b, i, n, m && m->base == HOST_T0, borrowed, &count);
+			r.rm = operand_host(b, i, n, memory, borrowed, &count);
 			rm_gpr = true;
 			break;
 		case ZYDIS_OPERAND_ENCODING_OPCODE:
-			r.rm = operand_host(b, i, n, m && m->base == HOST_T0, borrowed, &count);
+			r.rm = operand_host(b, i, n, memory, borrowed, &count);
 			r.opcode_reg = true;
 			break;
-		case ZYDIS_OPERAND_ENCODING_NDSNDD:
-			r.vvvv = operand_host(b, i, n, m && m->base == HOST_T0, borrowed, &count);
-			break;
+		case ZYDIS_OPERAND_ENCODING_NDSNDD: r.vvvv = operand_host(b, i, n, memory, borrowed, &count); break;
 		default: break; /* RAX, RCX, RDX by nature: where they are anyway */
 		}
 	}
+	if (m && m->fs)
+		emit8(&b->e, 0x64);
 	if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
 		emit_vex(b, i, &r);
 	else if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)

@@ -81,7 +81,8 @@ static void emit_detour(struct translate *t, struct emit *e)
 	emit8(e, 0xc3);
 }
 
-void translate_emit_jump(struct emit *e, unsigned mmu, uint8_t *miss[2])
+/* r14: the place in the jump cache. */
+static void emit_lookup(struct emit *e, unsigned mmu, uint8_t *miss[2])
 {
 	uint32_t table = FRAME(jump) + mmu * (uint32_t)sizeof(((struct translate_frame *)0)->jump[0]);
 
@@ -99,36 +100,58 @@ void translate_emit_jump(struct emit *e, unsigned mmu, uint8_t *miss[2])
 	miss[1] = emit_jcc(e, CC_NE);
 	emit_alu_imm(e, true, ALU_AND, HOST_T0, 0xfffff000u);
 	emit_gs(e, true, 0x89, HOST_T0, FRAME(rip_page));
-	emit_gs_t1(e, false, 0xff, 4, table + (uint32_t)offsetof(struct translate_jump, code));
 }
 
-/* Called, with a linear address in r11: to the code there, or as stub_detour. */
-static void emit_jump(struct translate *t, struct emit *e, unsigned mmu)
+static uint32_t jump_code(unsigned mmu)
+{
+	return FRAME(jump) + mmu * (uint32_t)sizeof(((struct translate_frame *)0)->jump[0]) +
+	       (uint32_t)offsetof(struct translate_jump, code);
+}
+
+void translate_emit_jump(struct emit *e, unsigned mmu, uint8_t *miss[2])
+{
+	emit_lookup(e, mmu, miss);
+	emit_gs_t1(e, false, 0xff, 4, jump_code(mmu)); /* jmp gs:[] */
+}
+
+void translate_emit_return(struct emit *e, unsigned mmu, uint8_t *miss[2])
+{
+	emit_lookup(e, mmu, miss);
+	emit_gs_t1(e, true, 0x8b, HOST_T1, jump_code(mmu));
+	emit_rm(e, true, 0x89, HOST_T1, HOST_RSP, 0);
+	emit8(e, 0xc3);
+}
+
+/* Called, with a linear address in r11: to the code there, or as `detour`. Returns where it is. */
+static const uint8_t *emit_jump(struct emit *e, unsigned mmu, const uint8_t *detour)
 {
 	uint32_t table = FRAME(jump) + mmu * (uint32_t)sizeof(((struct translate_frame *)0)->jump[0]);
 	uint32_t rip = table + (uint32_t)offsetof(struct translate_jump, rip);
-	uint8_t *miss[2], *other, *found;
+	const uint8_t *start = here(e);
+	uint8_t *miss[2], *other, *poll;
 
-	t->stub_jump[mmu] = here(e);
 	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xc4, 8 }, 4); /* add rsp, 8: the flags are kept elsewhere */
 	translate_emit_jump(e, mmu, miss);
-	/* Not in the first place: r14 is that one's offset. */
+	/* Not in the first place: r14 is that one's offset, then that of n ^ 1, n ^ 2, n ^ 3. */
 	emit_bind(e, miss[0]);
-	emit_alu_imm(e, false, ALU_XOR, HOST_T1, sizeof(struct translate_jump));
-	emit_gs_t1(e, true, 0x3b, HOST_T0, rip);
-	other = emit_jcc(e, CC_NE);
-	emit_bytes(e, (const uint8_t[]){ 0x65, 0x83, 0x3c, 0x25 }, 4);
-	emit32(e, FRAME(poll));
-	emit8(e, 0);
-	found = emit_jcc(e, CC_NE);
-	emit_alu_imm(e, true, ALU_AND, HOST_T0, 0xfffff000u);
-	emit_gs(e, true, 0x89, HOST_T0, FRAME(rip_page));
-	emit_gs_t1(e, false, 0xff, 4, table + (uint32_t)offsetof(struct translate_jump, code));
+	for (unsigned way = 1; way < TRANSLATE_JUMP_WAYS; way++) {
+		emit_alu_imm(e, false, ALU_XOR, HOST_T1, (way ^ (way - 1)) * (uint32_t)sizeof(struct translate_jump));
+		emit_gs_t1(e, true, 0x3b, HOST_T0, rip);
+		other = emit_jcc(e, CC_NE);
+		emit_bytes(e, (const uint8_t[]){ 0x65, 0x83, 0x3c, 0x25 }, 4);
+		emit32(e, FRAME(poll));
+		emit8(e, 0);
+		poll = emit_jcc(e, CC_NE);
+		emit_alu_imm(e, true, ALU_AND, HOST_T0, 0xfffff000u);
+		emit_gs(e, true, 0x89, HOST_T0, FRAME(rip_page));
+		emit_gs_t1(e, false, 0xff, 4, table + (uint32_t)offsetof(struct translate_jump, code));
+		emit_bind(e, poll);
+		emit_bind(e, other);
+	}
 	emit_bind(e, miss[1]);
-	emit_bind(e, other);
-	emit_bind(e, found);
 	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xec, 8 }, 4); /* the return address is still there */
-	emit_branch(e, OP_JMP, t->stub_detour);
+	emit_branch(e, OP_JMP, detour);
+	return start;
 }
 
 /*
@@ -174,7 +197,11 @@ void translate_stubs_create(struct translate *t)
 	emit_enter(t, &e);
 	emit_detour(t, &e);
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
-		emit_jump(t, &e, mmu);
+		t->stub_jump[mmu] = emit_jump(&e, mmu, t->stub_detour);
+	/* In the other process: the kernel saves the registers and calls its signal handler (direct.h). */
+	t->stub_direct = here(&e);
+	emit_bytes(&e, (const uint8_t[]){ 0x0f, 0x0b }, 2); /* ud2 */
+	t->stub_jump_direct = emit_jump(&e, X86_MMU_USER, t->stub_direct);
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++) {
 		emit_fill(t, &e, mmu, false);
 		emit_fill(t, &e, mmu, true);

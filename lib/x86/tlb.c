@@ -141,7 +141,6 @@ bool x86_tlb_is_code(const struct x86_cpu *cpu, gpa_t page)
 	       (atomic_load_explicit(&cpu->tlb->code_shared[h / 64], memory_order_relaxed) >> (h % 64)) & 1;
 }
 
-/* Take the write tags of all pages that share the filter's bit `hash`. */
 static void set_protect(struct x86_tlb *tlb, const struct x86_tlb_set *set, unsigned hash)
 {
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++) {
@@ -157,6 +156,18 @@ static void set_protect(struct x86_tlb *tlb, const struct x86_tlb_set *set, unsi
 	}
 }
 
+/* Take the write tags of all pages that share the filter's bit `hash`. */
+static void withhold(struct x86_cpu *cpu, unsigned hash)
+{
+	struct x86_tlb *tlb = cpu->tlb;
+
+	tlb->withholds++;
+	set_protect(tlb, &tlb->local, hash);
+	set_protect(tlb, &tlb->global, hash);
+	if (tlb->withheld)
+		tlb->withheld(cpu, hash);
+}
+
 void x86_tlb_protect_code(struct x86_cpu *cpu, gpa_t page)
 {
 	struct x86_tlb *tlb = cpu->tlb;
@@ -166,9 +177,7 @@ void x86_tlb_protect_code(struct x86_cpu *cpu, gpa_t page)
 	if (x86_tlb_is_code(cpu, page))
 		return;
 	tlb->code_filter[h / 64] |= BIT64(h % 64);
-	tlb->withholds++;
-	set_protect(tlb, &tlb->local, h);
-	set_protect(tlb, &tlb->global, h);
+	withhold(cpu, h);
 }
 
 void x86_tlb_unprotect_all_code(struct x86_cpu *cpu)
@@ -184,7 +193,5 @@ unsigned x86_tlb_code_hash(gpa_t page)
 
 void x86_tlb_withhold_writes(struct x86_cpu *cpu, gpa_t page)
 {
-	cpu->tlb->withholds++;
-	set_protect(cpu->tlb, &cpu->tlb->local, code_hash(page));
-	set_protect(cpu->tlb, &cpu->tlb->global, code_hash(page));
+	withhold(cpu, code_hash(page));
 }

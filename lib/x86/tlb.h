@@ -93,6 +93,8 @@ struct x86_tlb {
 	/* The engine's hook for flushes: of what is cached for a page (of any size: at `gva`), or for all that is not
 	 * global or all. May be NULL. */
 	void (*flushed)(struct x86_cpu *cpu, enum x86_tlb_flush what, uint64_t gva);
+	/* The engine's hook: write tags of the pages with this code hash were taken back. May be NULL. */
+	void (*withheld)(struct x86_cpu *cpu, unsigned hash);
 	/* Of an engine that shares it between vCPUs: pages whose writes take the slow path, hashed as code_filter. */
 	const _Atomic uint64_t *code_shared;
 	const struct x86_overlay *overlay; /* or NULL; set while the TLB is empty */
