@@ -19,12 +19,14 @@
 #include "machine/board.h"
 #include "machine/bus.h"
 #include "net/backend.h"
+#include "share/share.h"
 
 #define RAM_SIZE (UINT64_C(2) << 20)
 #define DISK_SIZE 0x10000
 #define FIRST_SLOT UINT64_C(0xfeb00000)
 #define SLOT_SIZE 0x1000u
-#define SLOTS 5
+#define SLOTS 6
+#define SHARE_SLOT 5
 #define QUEUES 4u
 #define QUEUE_SIZE 8u
 #define RINGS 0x100000u
@@ -41,6 +43,7 @@ struct world {
 
 static struct block *disk;
 static struct net *net;
+static struct share *share;
 
 /* ---- back ends ---- */
 
@@ -79,6 +82,7 @@ static void create_backends(void)
 	net->queues = 1;
 	net->mtu = NET_MTU;
 	CHECK(net_init(net) == 0);
+	CHECK(share_open("/usr/share", true, &share, error, sizeof(error)) == 0);
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
@@ -106,6 +110,7 @@ static void create_machine(struct world *w)
 					       "virtio-rng-device,event_idx=off,indirect_desc=off", NULL };
 	const struct board_disk disks[] = { { .block = disk, .serial = "serial", .queues = 2 } };
 	struct net *const nets[] = { net };
+	const struct board_share shares[] = { { share, "tag" } };
 	const struct board_config config = {
 		.kind = BOARD_MICROVM,
 		.ram = &w->ram,
@@ -117,6 +122,8 @@ static void create_machine(struct world *w)
 		.disk_count = 1,
 		.nets = nets,
 		.net_count = 1,
+		.shares = shares,
+		.share_count = 1,
 		.cmdline = "",
 	};
 
@@ -185,6 +192,16 @@ static void start_driver(struct world *w)
 		put(w, VIRTIO_MMIO_QUEUE_READY, 1);
 	}
 	put(w, VIRTIO_MMIO_STATUS, 0xf);
+}
+
+/* 9P (share/wire.h; its messages are fuzz_share.c's concern): a length that fits a buffer, a type, a tag. */
+static void put_9p_request(struct world *w, uint64_t gpa)
+{
+	uint8_t head[24] = { 16, 0, 0, 0, 100 + input_u8(&w->in) % 22 };
+
+	if (input_rarely(&w->in, 4))
+		input_mutate(&w->in, head, sizeof(head));
+	memcpy(memory(w, gpa), head, sizeof(head));
 }
 
 /* What a request begins with: of a disk, of a network card, of its control queue. */
@@ -288,7 +305,12 @@ static void one_operation(struct world *w)
 	case 3: get(w, (unsigned)input_below(&w->in, 0x200) & ~3u); return;
 	case 4: input_mutate(&w->in, memory(w, ring_at(w, q)), 0x100); return;
 	case 5: input_mutate(&w->in, memory(w, ring_at(w, q) + 0x200), 0x20); return;
-	case 6: put_request(w, BUFFERS + (what >> 4) * 0x800); return;
+	case 6:
+		if (w->slot == SHARE_SLOT)
+			put_9p_request(w, BUFFERS + (what >> 4) * 0x800);
+		else
+			put_request(w, BUFFERS + (what >> 4) * 0x800);
+		return;
 	case 7: input_mutate(&w->in, memory(w, BUFFERS + (what >> 4) * 0x800), 0x100); return;
 	case 8: receive_frame(w); return;
 	case 9: board_reset(w->board); return;

@@ -86,6 +86,13 @@ def test_bad_command_lines(args, words):
     ("--device", "isa-debug-exit,iobase=zebra", ["zebra"]),
     ("--device", "isa-debug-exit,colour=red", ["colour"]),
     ("--device", "isa-debug-exit,iobase=0x3f8", ["0x3f8"]),
+    ("--share", "", ["--share", "no folder"]),
+    ("--share", "/nonexistent", ["/nonexistent", "No such file"]),
+    ("--share", "/etc/passwd", ["/etc/passwd", "Not a directory"]),
+    ("--share", "/proc", ["/proc", "processes"]),
+    ("--share", "/tmp,tag=", ["tag=", "1 to 31"]),
+    ("--share", "/tmp,tag=a,tag=b", ["tag", "twice"]),
+    ("--share", "/tmp,readnoly", ["readnoly", '"readonly"']),
     ("--initrd", "/nonexistent/initrd", ["/nonexistent/initrd", "No such file"]),
 ])
 def test_bad_options(kernel, option, value, words):

@@ -42,6 +42,9 @@ static const char help_text[] =
 	"                    qcow2|auto, cache=writeback|none|writethrough|unsafe, readonly=on|off,\n"
 	"                    discard=on|off, serial=TEXT, queues=N, aio=io_uring|threads,\n"
 	"                    bus=virtio|ahci; may be repeated (trapeze image --help makes images)\n"
+	"  --share FOLDER[,tag=NAME][,readonly]\n"
+	"                    a folder of this host that the guest can mount by its tag (default\n"
+	"                    share): mount -t 9p -o trans=virtio share /mnt; may be repeated\n"
 	"  --net user|tap|none[,KEY=VALUE…]\n"
 	"                    a network card: user needs no rights (hostfwd=tcp:127.0.0.1:2222-:22\n"
 	"                    leads a port of this host to the guest, restrict=on shuts the guest\n"
@@ -202,6 +205,16 @@ static int option_disk(struct machine_config *c, const char *value)
 	return bad("--disk", value, "too many disks");
 }
 
+static int option_share(struct machine_config *c, const char *value)
+{
+	for (unsigned i = 0; i < MACHINE_SHARE_TEXTS_MAX; i++)
+		if (!c->shares[i]) {
+			c->shares[i] = value;
+			return 0;
+		}
+	return bad("--share", value, "too many folders");
+}
+
 static int option_net(struct machine_config *c, const char *value)
 {
 	for (unsigned i = 0; i < MACHINE_NETS_MAX; i++)
@@ -297,6 +310,7 @@ static const struct option_row options[] = {
 	{ "--code-cache", true, option_code_cache, NULL },
 	{ "--serial", true, option_serial, NULL },
 	{ "--disk", true, option_disk, NULL },
+	{ "--share", true, option_share, NULL },
 	{ "--net", true, option_net, net_kinds },
 	{ "--display", true, option_display, display_names },
 	{ "--device", true, option_device, board_device_names },

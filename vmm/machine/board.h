@@ -37,12 +37,21 @@ struct board_disk {
 	bool ahci;          /* else virtio */
 };
 
+/* A shared folder (--share); it outlives the board, as its tag does. */
+struct share;
+struct board_share {
+	struct share *share;
+	const char *tag;
+};
+
 /* Where the board's GSIs lead: the accelerator's KVM_IRQ_LINE. Thread: any. */
 struct board_config {
 	enum board_kind kind;
 	struct board_accel accel;
 	const struct board_disk *disks;
 	unsigned disk_count;
+	const struct board_share *shares;
+	unsigned share_count;
 	struct guest_ram *ram;
 	unsigned cpus;
 	struct irq_line gsi; /* .n is ignored; set(ctx, gsi, level) */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The board's virtio devices: those of --device, --disk and --net, and where they are plugged in. */
+/* The board's virtio devices: those of --device, --disk, --net and --share, and where they are plugged in. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -268,6 +268,11 @@ int board_virtio_attach_backends(struct board *b)
 		err = attach_net(b, b->config.nets[i]);
 		if (err && err != -ENOSPC)
 			msg_error("--net: cannot make the device: %s", strerror(-err));
+	}
+	for (unsigned i = 0; i < b->config.share_count && !err; i++) {
+		err = plug(b, virtio_9p_create(b->config.ram, b->config.shares[i].share, b->config.shares[i].tag));
+		if (err && err != -ENOSPC)
+			msg_error("--share: cannot make the device: %s", strerror(-err));
 	}
 	return err;
 }

@@ -11,6 +11,7 @@
 #include "block/block.h"
 #include "machine/message.h"
 #include "machine/nearest.h"
+#include "machine/options.h"
 
 #define QUEUES_MAX 64
 
@@ -170,27 +171,9 @@ static int apply(struct disk_options *o, char *word, unsigned *seen)
 	return -EINVAL;
 }
 
-/* The path, up to the first single comma: two stand for one of the path. The rest, or NULL. */
-static char *split_path(char *text)
-{
-	char *to = text, *from = text;
-
-	for (; *from; from++) {
-		if (*from == ',' && from[1] != ',') {
-			*to = '\0';
-			return from + 1;
-		}
-		if (*from == ',')
-			from++;
-		*to++ = *from;
-	}
-	*to = '\0';
-	return NULL;
-}
-
 static int parse(struct disk_options *o, char *text)
 {
-	char *rest = split_path(text), *word;
+	char *rest = options_split_path(text), *word;
 	unsigned seen = 0;
 	int err = 0;
 

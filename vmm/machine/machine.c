@@ -26,6 +26,7 @@
 #include "machine/legacy.h"
 #include "machine/message.h"
 #include "machine/ram.h"
+#include "machine/shares.h"
 #include "machine/terminal.h"
 #include "machine/vcpu.h"
 #include "net/net.h"
@@ -63,6 +64,7 @@ struct machine {
 	struct net *nets[MACHINE_NETS_MAX];
 	unsigned net_count;
 	struct disks disks;
+	struct shares shares;
 	int event_fd;  /* wakes the main loop */
 	int signal_fd; /* SIGINT, SIGTERM … */
 
@@ -325,6 +327,8 @@ static int create_board(struct machine *m)
 		.serial = c->serial == SERIAL_NONE ? NULL : &m->console.dev,
 		.disks = m->disks.disk,
 		.disk_count = m->disks.count,
+		.shares = m->shares.share,
+		.share_count = m->shares.count,
 		.nets = m->nets,
 		.net_count = m->net_count,
 		.vga = c->display != DISPLAY_NONE,
@@ -635,6 +639,8 @@ static int machine_open(struct machine *m)
 	if (!err)
 		err = disks_open(&m->disks, c->disks);
 	if (!err)
+		err = shares_open(&m->shares, c->shares);
+	if (!err)
 		err = console_open(&m->console, c->serial, c->serial_path, wake_main, console_failed, m);
 	if (!err)
 		err = create_ram(m);
@@ -655,6 +661,7 @@ static int machine_close(struct machine *m)
 	board_destroy(m->board);
 	ram_destroy(&m->ram);
 	err = disks_close(&m->disks);
+	shares_close(&m->shares);
 	display_close(m->display);
 	console_close(&m->console);
 	while (m->net_count)

@@ -14,6 +14,7 @@
 #define MACHINE_DEVICES_MAX 32
 #define MACHINE_NETS_MAX 8
 #define MACHINE_DISK_TEXTS_MAX 32
+#define MACHINE_SHARE_TEXTS_MAX 8
 #define MACHINE_CODE_CACHE_MIN (UINT64_C(1) << 20)
 #define MACHINE_CODE_CACHE_MAX (UINT64_C(1) << 30)
 #define MACHINE_MEMORY_MIN (UINT64_C(1) << 20)
@@ -37,9 +38,10 @@ struct machine_config {
 	const char *serial_path;
 	bool serial_given; /* by the user */
 	enum display_kind display;
-	const char *devices[MACHINE_DEVICES_MAX + 1];  /* NULL-terminated */
-	const char *disks[MACHINE_DISK_TEXTS_MAX + 1]; /* NULL-terminated: --disk */
-	const char *nets[MACHINE_NETS_MAX + 1];        /* NULL-terminated: --net, a card each but for "none" */
+	const char *devices[MACHINE_DEVICES_MAX + 1];    /* NULL-terminated */
+	const char *disks[MACHINE_DISK_TEXTS_MAX + 1];   /* NULL-terminated: --disk */
+	const char *nets[MACHINE_NETS_MAX + 1];          /* NULL-terminated: --net, a card each but for "none" */
+	const char *shares[MACHINE_SHARE_TEXTS_MAX + 1]; /* NULL-terminated: --share */
 	bool no_reboot;
 	bool stats;
 };

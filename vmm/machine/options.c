@@ -123,3 +123,20 @@ int options_number(const struct options *options, const char *key, uint64_t fall
 	}
 	return 0;
 }
+
+char *options_split_path(char *text)
+{
+	char *to = text, *from = text;
+
+	for (; *from; from++) {
+		if (*from == ',' && from[1] != ',') {
+			*to = '\0';
+			return from + 1;
+		}
+		if (*from == ',')
+			from++;
+		*to++ = *from;
+	}
+	*to = '\0';
+	return NULL;
+}

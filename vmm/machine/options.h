@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* "NAME[,key=value…]" as --device takes it. */
+/* "NAME[,key=value…]" as --device takes it; "PATH[,…]" as --disk and --share do. */
 #ifndef VMM_MACHINE_OPTIONS_H
 #define VMM_MACHINE_OPTIONS_H
 
@@ -31,5 +31,8 @@ int options_switch(const struct options *options, const char *key, bool fallback
 /* The number given for key (decimal, 0x…), or fallback. min <= *value <= max, else -EINVAL with a line. */
 int options_number(const struct options *options, const char *key, uint64_t fallback, uint64_t min, uint64_t max,
 		   uint64_t *value);
+
+/* "PATH[,…]": ends the path at the first single comma (two stand for one of its own), in place. The rest, or NULL. */
+char *options_split_path(char *text);
 
 #endif

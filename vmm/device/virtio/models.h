@@ -49,4 +49,8 @@ struct virtio_device *virtio_console_create(const struct guest_ram *ram, struct 
 /* Sockets between guest and host: cid is the guest's (3 and up), path where programs of the host meet it (vsock.c). */
 struct virtio_device *virtio_vsock_create(const struct guest_ram *ram, uint64_t cid, const char *path);
 
+/* A shared folder, which outlives the device, by the name `tag` (at most 31 characters). */
+struct share;
+struct virtio_device *virtio_9p_create(const struct guest_ram *ram, struct share *share, const char *tag);
+
 #endif
