@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """trapeze image and --disk from outside: qemu-img agrees; bad input gets one line that says what."""
+import hashlib
 import os
+import resource
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -166,6 +170,8 @@ def test_nothing_is_overwritten_unasked(tmp_path, contents):
     ("DISK,serial=", ["serial"]),
     ("DISK,serial=123456789012345678901", ["serial", "20"]),
     ("DISK,queues=0", ["queues=0"]),
+    ("DISK,werror=pause", ["werror=pause", "enospc"]),
+    ("DISK,rerror=enospc", ["rerror=enospc", "report, stop or ignore"]),
     ("DISK,aio=native", ["aio=native", "io_uring"]),
     ("DISK,format=qcow2", ["not a qcow2 image"]),
     ("EMPTY", ["no whole sector"]),
@@ -212,3 +218,61 @@ def test_guest_writes_qcow2(boot, guest_dir, tmp_path, options):
     assert data[3 << 20:4 << 20] == b"\1" * (1 << 20)
     at = 9001 << 10
     assert data[at - 1:at + (15 << 10) + 1] == b"\0" + b"y" * (15 << 10) + b"\0"
+
+
+def limit(child, size):
+    """How long files may become that the program writes: what a full disk is to it, without root and without a disk."""
+    resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def uptime(guest):
+    return float(guest.command("cat /proc/uptime").split()[0])
+
+
+FULL = r"trapeze: (\S+): the host has no room for a write: the machine stands still"
+
+
+def test_full_host_disk_stops_the_machine(boot, guest_dir, tmp_path):
+    """The guest stands still, its clocks too; when there is room again it goes on and has missed nothing."""
+    disk, told = tmp_path / "disk.raw", tmp_path / "told.raw"
+    for path in disk, told:
+        path.touch()
+        os.truncate(path, 32 << 20)
+    guest = boot("translate", cpus=2, extra=["--initrd", str(guest_dir / "initrd-virtio.cpio"), "--disk", f"{disk},format=raw",
+                                             "--disk", f"{told},format=raw,werror=report"])
+    guest.wait_shell()
+    guest.command("dd if=/dev/urandom of=/tmp/data bs=64k count=256 2>/dev/null")
+    digest = guest.command("md5sum </tmp/data").split()[0]
+    limit(guest.child, 8 << 20)
+    assert "I/O error" in guest.command("dd if=/tmp/data of=/dev/vdb bs=64k seek=200 conv=fsync; dmesg | tail -n 3")
+    begin, guest_begin = time.monotonic(), uptime(guest)
+    guest.child.sendline("dmesg -c >/dev/null; dd if=/tmp/data of=/dev/vda bs=64k conv=fsync 2>/dev/null; echo dd=$?")
+    assert guest.expect(FULL)[1] == str(disk)
+    time.sleep(3)
+    limit(guest.child, resource.RLIM_INFINITY)
+    guest.child.expect_exact("trapeze: the machine goes on")
+    guest.child.expect_exact("dd=0")
+    guest.child.expect_exact(guest.PROMPT)
+    guest_end, end = uptime(guest), time.monotonic()
+    assert guest_end - guest_begin < end - begin - 2.5
+    assert guest.command("dmesg").strip() == ""  # no error, no lockup, no clock found to be unstable
+    guest.child.sendline("poweroff -f")
+    assert guest.end() == 0
+    assert hashlib.md5(disk.read_bytes()[:16 << 20]).hexdigest() == digest
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-A x"])
+def test_machine_that_stands_still_can_be_ended(boot, guest_dir, tmp_path, how):
+    disk = tmp_path / "disk.qcow2"
+    image("create", disk, "64M")
+    guest = boot("translate", extra=["--initrd", str(guest_dir / "initrd-virtio.cpio"), "--disk", str(disk)])
+    guest.wait_shell()
+    limit(guest.child, 1 << 20)
+    guest.child.sendline("dd if=/bin/busybox of=/dev/vda bs=64k conv=fsync; dd if=/bin/busybox of=/dev/vda bs=64k seek=80 conv=fsync")
+    guest.expect(FULL)
+    if how == "SIGTERM":
+        guest.child.kill(signal.SIGTERM)
+    else:
+        guest.child.send("\x01x")
+    assert guest.end() == (143 if how == "SIGTERM" else 0)
+    assert "0 errors" in image("check", disk)

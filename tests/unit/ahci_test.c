@@ -2,6 +2,7 @@
 /* The AHCI controller as a driver sees it: command lists in guest memory, FISes, errors, resets, hostile tables. */
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,6 +33,7 @@ struct fixture {
 	uint64_t abar;
 	bool line;
 	unsigned rises;
+	_Atomic unsigned stalls; /* how often the disk stood still, or no longer did */
 };
 
 static int map(void *ctx, bool io, uint64_t base, uint64_t len, struct device *dev, unsigned bar)
@@ -79,13 +81,20 @@ static void start_port(struct fixture *f)
 	put(f, PORT0 + CMD, 0x11);
 }
 
+static void note_stall(void *ctx)
+{
+	((struct fixture *)ctx)->stalls++;
+}
+
 static int setup(void **state)
 {
 	static struct fixture fixture;
 	struct fixture *f = &fixture;
 	const struct pci_windows windows = { 0xc0000000, 0xfec00000, 0xc000, 0x10000 };
 	const struct pci_wiring wiring = { .map = map, .unmap = unmap, .intx = intx, .ctx = f };
-	struct block_options options = { .path = f->path, .format = BLOCK_FORMAT_RAW };
+	struct block_options options = { .path = f->path,
+					 .format = BLOCK_FORMAT_RAW,
+					 .on_write_error = BLOCK_ERROR_ENOSPC };
 	struct ahci_disk disk = { .serial = "SERIAL-1" };
 	uint8_t sector[512];
 	char error[256];
@@ -101,6 +110,7 @@ static int setup(void **state)
 	}
 	close(fd);
 	assert_int_equal(block_open(&options, &f->disk, error, sizeof(error)), 0);
+	block_watch(f->disk, note_stall, f);
 	assert_int_equal(ram_create(&f->ram, RAM_SIZE), 0);
 	f->bus = bus_create();
 	f->pci = pci_bus_create(&wiring);
@@ -381,6 +391,61 @@ static void test_resets(void **state)
 }
 
 /* Any command, any register: the controller lives on, and nothing but the disk's data area is touched. */
+static void limit_files(rlim_t size)
+{
+	struct rlimit limit;
+
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	limit.rlim_cur = size;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+static void wait_for_stalls(struct fixture *f, unsigned n)
+{
+	for (unsigned i = 0; f->stalls < n; i++) {
+		assert_true(i < PATIENCE_S * 10000);
+		usleep(100);
+	}
+	assert_int_equal(f->stalls, n);
+}
+
+/* The host's disk is full: the command stays under way until there is room, or the driver gives it up. */
+static void test_full_host_disk(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t sector[512];
+
+	limit_files(64 << 10);
+	memset(memory(f, DATA), 0xa5, 512);
+	put_prd(f, 2, 0, DATA, 512);
+	prepare(f, 2, 0x35, 1000, 1, 1);
+	put(f, PORT0 + PIS, UINT32_MAX);
+	put(f, PORT0 + CI, 1u << 2);
+	wait_for_stalls(f, 1);
+	block_retry(f->disk); /* still full; now or later */
+	assert_int_equal(block_stalled(f->disk), 1);
+	assert_int_equal(get(f, PORT0 + CI), 1u << 2);
+	assert_int_equal(get(f, PORT0 + PIS), 0);
+	limit_files(RLIM_INFINITY);
+	block_retry(f->disk);
+	assert_int_equal(wait_for(f, 1u << 2), 1);
+	wait_for_stalls(f, 2);
+	assert_int_equal(block_stalled(f->disk), 0);
+	assert_int_equal(get(f, PORT0 + TFD), 0x50);
+	assert_int_equal(block_read(f->disk, 1000 * 512, sector, 512), 0);
+	assert_int_equal(sector[511], 0xa5);
+	/* A driver that stops the port meanwhile. */
+	limit_files(64 << 10);
+	put(f, PORT0 + CI, 1u << 2);
+	wait_for_stalls(f, 3);
+	restart(f);
+	limit_files(RLIM_INFINITY);
+	wait_for_stalls(f, 4);
+	put_prd(f, 0, 0, DATA, 512);
+	prepare(f, 0, 0x25, 1000, 1, 1);
+	assert_int_equal(issue(f, 0), 1);
+}
+
 static void test_random(void **state)
 {
 	struct fixture *f = *state;
@@ -419,7 +484,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_registers), TEST(test_identify), TEST(test_read_and_write), TEST(test_many),
-		TEST(test_errors),    TEST(test_resets),   TEST(test_random),
+		TEST(test_errors),    TEST(test_resets),   TEST(test_random),         TEST(test_full_host_disk),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -285,6 +285,144 @@ static void test_full(void **state)
 	}
 }
 
+static void note_stall(void *ctx)
+{
+	++*(_Atomic unsigned *)ctx;
+}
+
+struct waiting {
+	struct block_request r;
+	struct iovec iov;
+	int result; /* 1: not yet */
+};
+
+static void waiting_done(struct block_request *request, int result)
+{
+	((struct waiting *)request->ctx)->result = result;
+}
+
+static void poll_until(struct block_queue *queue, const _Atomic unsigned *stalls, unsigned n, const struct waiting *w)
+{
+	while (*stalls < n || (w && w->result > 0)) {
+		struct pollfd fd = { .fd = block_queue_fd(queue), .events = POLLIN };
+
+		assert_int_equal(poll(&fd, 1, 20000), 1);
+		block_queue_poll(queue);
+	}
+	assert_int_equal(*stalls, n);
+}
+
+static void set_limit(rlim_t size)
+{
+	struct rlimit limit;
+
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	limit.rlim_cur = size;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+/* What a disk that is full does with a write: by what its options say, with io_uring and without, raw and qcow2. */
+static void test_full_by_option(void **state)
+{
+	static uint8_t data[65536];
+	const struct iovec iov = { data, sizeof(data) };
+
+	(void)state;
+	need_qemu_img();
+	memset(data, 0x5a, sizeof(data));
+	for (unsigned i = 0; i < 16; i++) {
+		enum block_on_error what = (enum block_on_error)(i & 3);
+		struct block_options options = { .path = "disk", .on_write_error = what, .no_uring = i & 4 };
+		struct waiting w[3];
+		_Atomic unsigned stalls = 0;
+		struct block_queue *queue;
+		struct block *disk;
+		uint8_t seen[512];
+
+		options.format = i & 8 ? BLOCK_FORMAT_QCOW2 : BLOCK_FORMAT_RAW;
+		assert_sh("rm -f disk; qemu-img create -f %s disk 8M", i & 8 ? "qcow2" : "raw");
+		disk = disk_open(&options);
+		block_watch(disk, note_stall, &stalls);
+		queue = block_queue_create(disk);
+		set_limit(MIB / 2);
+		for (unsigned k = 0; k < 3; k++) {
+			w[k] = (struct waiting){ .result = 1 };
+			w[k].r = (struct block_request){ .op = BLOCK_WRITE,
+							 .offset = (4 + k) * MIB,
+							 .length = sizeof(data),
+							 .iov = &iov,
+							 .iov_count = 1,
+							 .done = waiting_done,
+							 .ctx = &w[k] };
+			if (i & 8) /* the first one fills what is left in a file without holes */
+				set_limit(0);
+			block_submit(queue, &w[k].r);
+		}
+		block_queue_kick(queue);
+		if (what == BLOCK_ERROR_REPORT || what == BLOCK_ERROR_IGNORE) {
+			block_queue_drain(queue);
+			for (unsigned k = 0; k < 3; k++)
+				assert_int_equal(w[k].result, what == BLOCK_ERROR_REPORT ? -ENOSPC : 0);
+			assert_int_equal(stalls, 0);
+		} else {
+			poll_until(queue, &stalls, 1, NULL);
+			while (block_stalled(disk) < 3)
+				block_queue_poll(queue);
+			block_retry(disk); /* in vain */
+			block_queue_poll(queue);
+			for (unsigned k = 0; k < 3; k++)
+				assert_int_equal(w[k].result, 1);
+			set_limit(RLIM_INFINITY);
+			while (block_stalled(disk)) {
+				block_retry(disk);
+				block_queue_poll(queue);
+			}
+			for (unsigned k = 0; k < 3; k++)
+				assert_int_equal(w[k].result, 0);
+			assert_int_equal(stalls, 2);
+			assert_int_equal(block_read(disk, 6 * MIB, seen, sizeof(seen)), 0);
+			assert_memory_equal(seen, data, sizeof(seen));
+			/* The device goes while one is kept: it ends with the error. */
+			set_limit(i & 8 ? 0 : MIB / 2);
+			w[0].result = 1;
+			w[0].r.offset = 7 * MIB;
+			block_submit(queue, &w[0].r);
+			block_queue_kick(queue);
+			poll_until(queue, &stalls, 3, NULL);
+			block_queue_drain(queue);
+			assert_int_equal(w[0].result, -ENOSPC);
+			assert_int_equal(stalls, 4);
+			assert_int_equal(block_stalled(disk), 0);
+		}
+		set_limit(RLIM_INFINITY);
+		block_queue_destroy(queue);
+		assert_int_equal(block_close(disk), 0);
+	}
+}
+
+/* What no room can mend is reported, and so is every error where nobody lets the machine stand still. */
+static void test_final_errors(void **state)
+{
+	struct block_options options = { .path = "disk",
+					 .format = BLOCK_FORMAT_RAW,
+					 .on_read_error = BLOCK_ERROR_STOP,
+					 .on_write_error = BLOCK_ERROR_STOP };
+	_Atomic unsigned stalls = 0;
+	struct block *disk;
+
+	(void)state;
+	assert_sh("rm -f disk; truncate -s 1M disk");
+	disk = disk_open(&options);
+	set_limit(MIB / 2);
+	assert_int_equal(ask(disk, BLOCK_WRITE, MIB - 512, 512, 512), -ENOSPC);
+	block_watch(disk, note_stall, &stalls);
+	assert_int_equal(ask(disk, BLOCK_WRITE, MIB, 512, 512), -EINVAL);
+	assert_int_equal(ask(disk, BLOCK_READ, 0, 512, 1024), -EINVAL);
+	assert_int_equal(stalls, 0);
+	set_limit(RLIM_INFINITY);
+	assert_int_equal(block_close(disk), 0);
+}
+
 static void test_shrunk(void **state)
 {
 	struct block_options options = { .path = "disk.raw", .format = BLOCK_FORMAT_RAW };
@@ -508,12 +646,20 @@ static void test_queues(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_raw),          cmocka_unit_test(test_direct),
-		cmocka_unit_test(test_direct_qcow2), cmocka_unit_test(test_bounds),
-		cmocka_unit_test(test_bad_paths),    cmocka_unit_test(test_probed_raw_stays_raw),
-		cmocka_unit_test(test_full),         cmocka_unit_test(test_shrunk),
-		cmocka_unit_test(test_locks),        cmocka_unit_test(test_locks_with_qemu),
-		cmocka_unit_test(test_nbd),          cmocka_unit_test(test_queues),
+		cmocka_unit_test(test_raw),
+		cmocka_unit_test(test_direct),
+		cmocka_unit_test(test_direct_qcow2),
+		cmocka_unit_test(test_bounds),
+		cmocka_unit_test(test_bad_paths),
+		cmocka_unit_test(test_probed_raw_stays_raw),
+		cmocka_unit_test(test_full),
+		cmocka_unit_test(test_shrunk),
+		cmocka_unit_test(test_locks),
+		cmocka_unit_test(test_locks_with_qemu),
+		cmocka_unit_test(test_nbd),
+		cmocka_unit_test(test_queues),
+		cmocka_unit_test(test_full_by_option),
+		cmocka_unit_test(test_final_errors),
 	};
 
 	return cmocka_run_group_tests(tests, folder_enter, folder_leave);

@@ -21,6 +21,9 @@ int block_open(const struct block_options *options, struct block **out, char *te
 		free(disk);
 		return error_set(&error, ENOMEM, "%s: %s", options->path, strerror(ENOMEM));
 	}
+	pthread_mutex_init(&disk->queue_lock, NULL);
+	disk->on_read_error = options->on_read_error;
+	disk->on_write_error = options->on_write_error;
 	disk->cache = options->cache;
 	disk->discard = options->discard && !options->readonly;
 	disk->no_uring = options->no_uring;
@@ -31,6 +34,7 @@ int block_open(const struct block_options *options, struct block **out, char *te
 	else
 		err = layers_open(disk, options, &error);
 	if (err) {
+		pthread_mutex_destroy(&disk->queue_lock);
 		free(disk->path);
 		free(disk);
 		return err;
@@ -43,6 +47,7 @@ int block_close(struct block *disk)
 {
 	int err = disk->driver->close(disk);
 
+	pthread_mutex_destroy(&disk->queue_lock);
 	free(disk->path);
 	free(disk);
 	return err;

@@ -41,6 +41,13 @@ enum block_format {
  */
 enum block_cache { BLOCK_CACHE_WRITEBACK, BLOCK_CACHE_NONE, BLOCK_CACHE_WRITETHROUGH, BLOCK_CACHE_UNSAFE };
 
+/*
+ * What becomes of a request that failed for a reason that may pass: the guest gets the error; it is told of success;
+ * the request is kept, and the machine is to stand still until it can be done (block_watch()); the last, but for a full
+ * host alone. What can never succeed is always reported.
+ */
+enum block_on_error { BLOCK_ERROR_REPORT, BLOCK_ERROR_IGNORE, BLOCK_ERROR_STOP, BLOCK_ERROR_ENOSPC };
+
 struct block_options {
 	const char *path; /* a file, a block device, or a URI: nbd://, nbd+unix://, nbds://, nbds+unix:// */
 	enum block_format format;
@@ -49,6 +56,7 @@ struct block_options {
 	bool discard;  /* discards free space in the image; else they are accepted and do nothing */
 	bool no_uring; /* use the thread pool even where io_uring is allowed */
 	bool no_lock;  /* do not lock the image (inspection only) */
+	enum block_on_error on_read_error, on_write_error; /* write: all but reads */
 };
 
 /* A guest can submit up to this many bytes in one read or write; longer ones end with -EINVAL. */
@@ -92,6 +100,7 @@ struct block_request {
 	uint64_t progress; /* bytes */
 	uint8_t epoch;
 	bool redo;
+	bool stalled; /* it was kept, and counts in block_stalled() */
 };
 
 struct block_info {
@@ -113,9 +122,20 @@ int block_open(const struct block_options *options, struct block **disk, char *e
 int block_close(struct block *disk);
 const struct block_info *block_info(const struct block *disk);
 
+/*
+ * Who lets the machine stand still. Without one every error is reported. changed() is called when block_stalled()
+ * becomes 0 or ceases to be; thread: any, queues locked by whoever polls them: it may only pass the word on. Before the
+ * first queue is made.
+ */
+void block_watch(struct block *disk, void (*changed)(void *ctx), void *ctx);
+/* Requests that wait for better times. Thread: any. */
+unsigned block_stalled(const struct block *disk);
+/* Try them again. Those that fail again are kept again. Thread: any. */
+void block_retry(struct block *disk);
+
 /* NULL with errno set. Thread: any. */
 struct block_queue *block_queue_create(struct block *disk);
-/* Waits for what is under way, calls its done(). */
+/* Waits for what is under way, calls its done(): with their error, for what was kept. */
 void block_queue_drain(struct block_queue *queue);
 void block_queue_destroy(struct block_queue *queue); /* drains first; NULL is fine */
 /* Readable (POLLIN) when block_queue_poll() has something to do. It is not to be read or closed by the caller. */

@@ -10,6 +10,7 @@
 #ifndef VMM_BLOCK_INTERNAL_H
 #define VMM_BLOCK_INTERNAL_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "block/block.h"
@@ -42,6 +43,12 @@ struct block {
 	struct pool *pool;
 	struct nbd_disk *nbd;
 	_Atomic unsigned queues;
+	enum block_on_error on_read_error, on_write_error;
+	void (*stall_changed)(void *ctx); /* NULL: nobody waits for better times */
+	void *stall_ctx;
+	_Atomic unsigned stalled;
+	pthread_mutex_t queue_lock;
+	struct block_queue *first_queue; /* queue_lock: all of them */
 };
 
 /* --- queue.c --- */

@@ -40,27 +40,35 @@ struct block_queue {
 	unsigned in_flight;    /* requests */
 	struct transfer *free; /* spare ones */
 	int event_fd;
-	pthread_mutex_t lock; /* what follows: any thread */
+	struct block_request *kept; /* they failed and wait for better times */
+	bool draining;
+	struct block_queue *next; /* disk->queue_lock */
+	pthread_mutex_t lock;     /* what follows: any thread */
 	struct block_request *ended, **ended_tail;
 	bool signalled; /* event_fd has been or will be written since the list was taken */
+	bool retry;     /* what is kept is to be tried again */
 };
 
 /* --- requests ended elsewhere --- */
 
-static void push_ended(struct block_queue *queue, struct block_request *request)
+/* Makes the caller poll. Under the queue's lock: once it is released, a request may end and the queue with it. */
+static void signal_queue(struct block_queue *queue)
 {
-	bool signal;
+	bool signal = !queue->signalled;
 	uint64_t one = 1;
 
+	queue->signalled = true;
+	if (signal && write(queue->event_fd, &one, sizeof(one)) < 0)
+		queue->signalled = false; /* cannot be: the counter is far from full */
+}
+
+static void push_ended(struct block_queue *queue, struct block_request *request)
+{
 	pthread_mutex_lock(&queue->lock);
 	request->next = NULL;
 	*queue->ended_tail = request;
 	queue->ended_tail = &request->next;
-	signal = !queue->signalled;
-	queue->signalled = true;
-	/* Under the lock: once it is released, the request may end and the queue with it. */
-	if (signal && write(queue->event_fd, &one, sizeof(one)) < 0)
-		queue->signalled = false; /* cannot be: the counter is far from full */
+	signal_queue(queue);
 	pthread_mutex_unlock(&queue->lock);
 }
 
@@ -73,7 +81,7 @@ void block_complete(struct block_request *request, int result)
 		request->done(request, result);
 }
 
-static struct block_request *take_ended(struct block_queue *queue)
+static struct block_request *take_ended(struct block_queue *queue, bool *retry)
 {
 	struct block_request *list;
 	uint64_t count;
@@ -82,6 +90,8 @@ static struct block_request *take_ended(struct block_queue *queue)
 	list = queue->ended;
 	queue->ended = NULL;
 	queue->ended_tail = &queue->ended;
+	*retry = queue->retry;
+	queue->retry = false;
 	if (queue->signalled && read(queue->event_fd, &count, sizeof(count)) == sizeof(count))
 		queue->signalled = false;
 	pthread_mutex_unlock(&queue->lock);
@@ -283,7 +293,22 @@ struct block_queue *block_queue_create(struct block *disk)
 	}
 	queue->has_ring = disk->driver->fast && !disk->no_uring && ring_create(queue);
 	atomic_fetch_add(&disk->queues, 1);
+	pthread_mutex_lock(&disk->queue_lock);
+	queue->next = disk->first_queue;
+	disk->first_queue = queue;
+	pthread_mutex_unlock(&disk->queue_lock);
 	return queue;
+}
+
+static void forget_queue(struct block_queue *queue)
+{
+	struct block_queue **at = &queue->disk->first_queue;
+
+	pthread_mutex_lock(&queue->disk->queue_lock);
+	while (*at != queue)
+		at = &(*at)->next;
+	*at = queue->next;
+	pthread_mutex_unlock(&queue->disk->queue_lock);
 }
 
 int block_queue_fd(const struct block_queue *queue)
@@ -349,6 +374,7 @@ static void submit(struct block *disk, struct block_queue *queue, struct block_r
 void block_submit(struct block_queue *queue, struct block_request *request)
 {
 	queue->in_flight++;
+	request->stalled = false;
 	submit(queue->disk, queue, request);
 }
 
@@ -361,23 +387,86 @@ void block_queue_kick(struct block_queue *queue)
 		queue->unsubmitted = false;
 }
 
-/* Once a disk: the guest hears of each. What the guest itself did wrong, and a full host, are the machine's to tell. */
+/* --- requests that failed --- */
+
+static const char *const op_names[] = { "read", "write", "flush", "discard", "zeroing" };
+
+/* What no change of the host's can help: the guest's own fault, and what the back end never does. */
+static bool is_final(int result)
+{
+	return result == -EINVAL || result == -EROFS || result == -EPERM || result == -EOPNOTSUPP;
+}
+
+static enum block_on_error on_error(const struct block *disk, const struct block_request *request)
+{
+	enum block_on_error what = request->op == BLOCK_READ ? disk->on_read_error : disk->on_write_error;
+
+	if (is_final(request->result))
+		return BLOCK_ERROR_REPORT;
+	if (what == BLOCK_ERROR_ENOSPC)
+		what = request->result == -ENOSPC ? BLOCK_ERROR_STOP : BLOCK_ERROR_REPORT;
+	return what == BLOCK_ERROR_STOP && !disk->stall_changed ? BLOCK_ERROR_REPORT : what;
+}
+
+/* Once a disk: the guest hears of each. What the guest itself did wrong is its affair. */
 static void tell_failure(struct block *disk, const struct block_request *request)
 {
-	static const char *const ops[] = { "read", "write", "flush", "discard", "zeroing" };
-
-	switch (request->result) {
-	case -EINVAL:
-	case -EROFS:
-	case -EPERM:
-	case -ENOSPC: return;
-	}
-	if (!atomic_exchange(&disk->told, true))
-		msg_error("%s: a %s failed: %s; the guest sees an I/O error", disk->path, ops[request->op],
+	if (!is_final(request->result) && !atomic_exchange(&disk->told, true))
+		msg_error("%s: a %s failed: %s; the guest sees an I/O error", disk->path, op_names[request->op],
 			  strerror(-request->result));
 }
 
-unsigned block_queue_poll(struct block_queue *queue)
+static void keep(struct block_queue *queue, struct block_request *request)
+{
+	struct block *disk = queue->disk;
+
+	request->next = queue->kept;
+	queue->kept = request;
+	if (request->stalled)
+		return; /* again */
+	request->stalled = true;
+	if (atomic_fetch_add(&disk->stalled, 1))
+		return;
+	if (request->result == -ENOSPC)
+		msg_error("%s: the host has no room for a %s: the machine stands still; make room, and it goes on",
+			  disk->path, op_names[request->op]);
+	else
+		msg_error("%s: a %s failed: %s: the machine stands still, and goes on when it succeeds", disk->path,
+			  op_names[request->op], strerror(-request->result));
+	disk->stall_changed(disk->stall_ctx);
+}
+
+static void end_request(struct block_queue *queue, struct block_request *request)
+{
+	struct block *disk = queue->disk;
+	int result = request->result;
+	enum block_on_error what = result ? on_error(disk, request) : BLOCK_ERROR_REPORT;
+	bool stalled = request->stalled;
+
+	queue->in_flight--;
+	request->stalled = false;
+	if (what == BLOCK_ERROR_IGNORE)
+		result = 0;
+	else if (result && what == BLOCK_ERROR_REPORT) /* else it is drained, and was told of */
+		tell_failure(disk, request);
+	request->done(request, result);
+	if (stalled && atomic_fetch_sub(&disk->stalled, 1) == 1)
+		disk->stall_changed(disk->stall_ctx);
+}
+
+static void retry_kept(struct block_queue *queue)
+{
+	struct block_request *list = queue->kept, *next;
+
+	queue->kept = NULL;
+	for (; list; list = next) {
+		next = list->next;
+		submit(queue->disk, queue, list);
+	}
+	block_queue_kick(queue);
+}
+
+static unsigned poll_queue(struct block_queue *queue, bool *retry)
 {
 	struct block_request *list = NULL, **tail = &list, *next;
 	unsigned count = 0;
@@ -387,34 +476,79 @@ unsigned block_queue_poll(struct block_queue *queue)
 			block_queue_kick(queue);
 		reap(queue, &tail);
 	}
-	*tail = take_ended(queue);
+	*tail = take_ended(queue, retry);
 	for (; list; list = next) {
 		next = list->next;
-		queue->in_flight--;
+		if (list->result && !queue->draining && on_error(queue->disk, list) == BLOCK_ERROR_STOP) {
+			keep(queue, list);
+			continue;
+		}
+		end_request(queue, list);
 		count++;
-		if (list->result)
-			tell_failure(queue->disk, list);
-		list->done(list, list->result);
 	}
+	return count;
+}
+
+unsigned block_queue_poll(struct block_queue *queue)
+{
+	bool retry;
+	unsigned count = poll_queue(queue, &retry);
+
+	if (retry)
+		retry_kept(queue);
 	return count;
 }
 
 void block_queue_drain(struct block_queue *queue)
 {
+	bool retry;
+
+	queue->draining = true;
+	while (queue->kept) {
+		struct block_request *request = queue->kept;
+
+		queue->kept = request->next;
+		end_request(queue, request);
+	}
 	while (queue->in_flight) {
 		struct pollfd fd = { .fd = block_queue_fd(queue), .events = POLLIN };
 
 		block_queue_kick(queue);
 		/* The timeout is for a kick that the kernel refused. */
 		poll(&fd, 1, queue->unsubmitted ? 10 : -1);
-		block_queue_poll(queue);
+		poll_queue(queue, &retry);
 	}
+	queue->draining = false;
+}
+
+void block_watch(struct block *disk, void (*changed)(void *ctx), void *ctx)
+{
+	disk->stall_changed = changed;
+	disk->stall_ctx = ctx;
+}
+
+unsigned block_stalled(const struct block *disk)
+{
+	return atomic_load(&disk->stalled);
+}
+
+void block_retry(struct block *disk)
+{
+	pthread_mutex_lock(&disk->queue_lock);
+	for (struct block_queue *queue = disk->first_queue; queue; queue = queue->next) {
+		pthread_mutex_lock(&queue->lock);
+		queue->retry = true;
+		signal_queue(queue);
+		pthread_mutex_unlock(&queue->lock);
+	}
+	pthread_mutex_unlock(&disk->queue_lock);
 }
 
 void block_queue_destroy(struct block_queue *queue)
 {
 	if (!queue)
 		return;
+	forget_queue(queue);
 	block_queue_drain(queue);
 	if (queue->has_ring)
 		io_uring_queue_exit(&queue->ring);

@@ -19,6 +19,8 @@ struct timer_service {
 	bool stop;
 	bool stepped;
 	_Atomic uint64_t stepped_now;
+	_Atomic uint64_t held_at; /* timer_now() since it has been held; 0: it runs */
+	_Atomic uint64_t behind;  /* how much it has been held so far */
 };
 
 static uint64_t clock_ns(clockid_t id)
@@ -31,7 +33,29 @@ static uint64_t clock_ns(clockid_t id)
 
 uint64_t timer_now(const struct timer_service *service)
 {
-	return service->stepped ? atomic_load(&service->stepped_now) : clock_ns(CLOCK_MONOTONIC);
+	uint64_t held_at = atomic_load(&service->held_at);
+
+	if (service->stepped)
+		return atomic_load(&service->stepped_now);
+	return held_at ? held_at : clock_ns(CLOCK_MONOTONIC) - atomic_load(&service->behind);
+}
+
+/* vCPUs do not run: nobody but the service's thread looks at the clock meanwhile. */
+void timer_service_hold(struct timer_service *service, bool on)
+{
+	uint64_t held_at = atomic_load(&service->held_at);
+
+	if (service->stepped || on == !!held_at)
+		return;
+	pthread_mutex_lock(&service->lock);
+	if (on) {
+		atomic_store(&service->held_at, timer_now(service));
+	} else {
+		atomic_store(&service->behind, clock_ns(CLOCK_MONOTONIC) - held_at);
+		atomic_store(&service->held_at, 0);
+	}
+	pthread_cond_signal(&service->changed);
+	pthread_mutex_unlock(&service->lock);
 }
 
 uint64_t timer_wall(const struct timer_service *service)
@@ -71,13 +95,14 @@ static void *service_main(void *arg)
 	while (!service->stop) {
 		struct device_timer *timer = earliest(service);
 
-		if (!timer) {
+		if (!timer || atomic_load(&service->held_at)) {
 			pthread_cond_wait(&service->changed, &service->lock);
 		} else if (timer->deadline <= timer_now(service)) {
 			fire(service, timer);
 		} else {
-			struct timespec ts = { .tv_sec = (time_t)(timer->deadline / NS_PER_SEC),
-					       .tv_nsec = (long)(timer->deadline % NS_PER_SEC) };
+			uint64_t at = timer->deadline + atomic_load(&service->behind);
+			struct timespec ts = { .tv_sec = (time_t)(at / NS_PER_SEC),
+					       .tv_nsec = (long)(at % NS_PER_SEC) };
 
 			pthread_cond_timedwait(&service->changed, &service->lock, &ts);
 		}

@@ -34,6 +34,9 @@ void timer_service_destroy(struct timer_service *service);
 /* Stepped services only: move both clocks and run what expires on the way, in order. No device lock held. */
 void timer_service_step(struct timer_service *service, uint64_t ns);
 
+/* Stop the monotonic clock, and with it the timers, or let it go on from where it was. Thread: main. */
+void timer_service_hold(struct timer_service *service, bool on);
+
 uint64_t timer_now(const struct timer_service *service);  /* monotonic, ns */
 uint64_t timer_wall(const struct timer_service *service); /* UTC since 1970, ns */
 

@@ -177,6 +177,11 @@ fail:
 	return err;
 }
 
+void board_hold(struct board *board, bool on)
+{
+	timer_service_hold(board->timers, on);
+}
+
 void board_destroy(struct board *board)
 {
 	struct device *last = NULL, *next;

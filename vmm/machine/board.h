@@ -75,6 +75,8 @@ void board_destroy(struct board *board);
 void board_reset(struct board *board); /* devices to power-on state, ACPI tables written to RAM again */
 /* Only the devices: they let go of lines and notifiers, so that the VM behind them may be replaced. */
 void board_reset_devices(struct board *board);
+/* vCPUs do not run: the clocks that devices count by stop, or go on from where they were. Thread: main. */
+void board_hold(struct board *board, bool on);
 struct bus *board_bus(struct board *board);
 
 /* E820 map (ACPI 6.4 15): for boot protocols. */

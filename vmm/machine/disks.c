@@ -121,6 +121,37 @@ static int set_queues(struct disk_options *o, const char *value)
 	return 0;
 }
 
+static int find_on_error(const char *value)
+{
+	static const char *const words[] = { [BLOCK_ERROR_REPORT] = "report",
+					     [BLOCK_ERROR_IGNORE] = "ignore",
+					     [BLOCK_ERROR_STOP] = "stop",
+					     [BLOCK_ERROR_ENOSPC] = "enospc",
+					     NULL };
+
+	return find_word(words, value);
+}
+
+static int set_werror(struct disk_options *o, const char *value)
+{
+	int i = find_on_error(value);
+
+	if (i < 0)
+		return bad_value(o->block.path, "werror", value, "enospc, stop, report or ignore");
+	o->block.on_write_error = (enum block_on_error)i;
+	return 0;
+}
+
+static int set_rerror(struct disk_options *o, const char *value)
+{
+	int i = find_on_error(value);
+
+	if (i < 0 || i == BLOCK_ERROR_ENOSPC)
+		return bad_value(o->block.path, "rerror", value, "report, stop or ignore");
+	o->block.on_read_error = (enum block_on_error)i;
+	return 0;
+}
+
 static int set_bus(struct disk_options *o, const char *value)
 {
 	static const char *const words[] = { "virtio", "ahci", NULL };
@@ -138,6 +169,7 @@ static const struct {
 } keys[] = {
 	{ "format", set_format }, { "cache", set_cache },   { "readonly", set_readonly }, { "discard", set_discard },
 	{ "serial", set_serial }, { "queues", set_queues }, { "aio", set_aio },           { "bus", set_bus },
+	{ "werror", set_werror }, { "rerror", set_rerror },
 };
 
 /* --- a text --- */
@@ -177,7 +209,7 @@ static int parse(struct disk_options *o, char *text)
 	unsigned seen = 0;
 	int err = 0;
 
-	*o = (struct disk_options){ .block = { .path = text, .discard = true } };
+	*o = (struct disk_options){ .block = { .path = text, .discard = true, .on_write_error = BLOCK_ERROR_ENOSPC } };
 	if (!*text) {
 		msg_error("--disk: no path is given");
 		return -EINVAL;
@@ -237,6 +269,27 @@ int disks_open(struct disks *disks, const char *const *texts)
 	if (err)
 		disks_close(disks);
 	return err;
+}
+
+void disks_watch(struct disks *disks, void (*changed)(void *ctx), void *ctx)
+{
+	for (unsigned i = 0; i < disks->count; i++)
+		block_watch(disks->disk[i].block, changed, ctx);
+}
+
+bool disks_stalled(const struct disks *disks)
+{
+	for (unsigned i = 0; i < disks->count; i++)
+		if (block_stalled(disks->disk[i].block))
+			return true;
+	return false;
+}
+
+void disks_retry(struct disks *disks)
+{
+	for (unsigned i = 0; i < disks->count; i++)
+		if (block_stalled(disks->disk[i].block))
+			block_retry(disks->disk[i].block);
 }
 
 int disks_close(struct disks *disks)

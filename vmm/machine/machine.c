@@ -25,6 +25,7 @@
 #include "machine/image.h"
 #include "machine/legacy.h"
 #include "machine/message.h"
+#include "machine/pause.h"
 #include "machine/ram.h"
 #include "machine/shares.h"
 #include "machine/terminal.h"
@@ -78,6 +79,7 @@ struct machine {
 	struct vcpu *vcpu;
 	unsigned vcpu_count; /* created */
 	bool woken;          /* the next start comes out of S3 */
+	struct pause pause;
 
 	pthread_mutex_t lock; /* end, status */
 	enum machine_end end;
@@ -444,6 +446,7 @@ static void stop_vcpus(struct machine *m)
 {
 	atomic_store(&m->host.stop, true);
 	console_stop(&m->console);
+	pause_cancel(&m->pause, m->board);
 	for (unsigned i = 0; i < m->vcpu_count; i++)
 		vmm_vcpu_join(&m->vcpu[i]);
 }
@@ -490,9 +493,12 @@ static void main_loop(struct machine *m)
 			{ .fd = m->signal_fd, .events = POLLIN },
 			{ .fd = console_wants_input(&m->console) ? m->console.in_fd : -1, .events = POLLIN },
 		};
+		int wait = pause_update(&m->pause, m->board, m->vcpu, m->vcpu_count);
 		uint64_t count;
 
-		if (poll(fds, 3, m->console.busy ? CONSOLE_RETRY_MS : -1) < 0)
+		if (m->console.busy && (wait < 0 || wait > CONSOLE_RETRY_MS))
+			wait = CONSOLE_RETRY_MS;
+		if (poll(fds, 3, wait) < 0)
 			continue; /* EINTR */
 		if ((fds[0].revents & POLLIN && read(m->event_fd, &count, sizeof(count)) > 0) || m->console.busy)
 			console_push(&m->console);
@@ -518,6 +524,7 @@ static void run_once(struct machine *m)
 	if (begin_again(m, END_SLEEP)) { /* until a device or the user ends it */
 		board_sleep(m->board);
 		main_loop(m);
+		pause_cancel(&m->pause, m->board);
 	}
 	if (m->config->stats)
 		for (unsigned i = 0; i < m->vcpu_count; i++)
@@ -641,6 +648,8 @@ static int machine_open(struct machine *m)
 	if (!err)
 		err = shares_open(&m->shares, c->shares);
 	if (!err)
+		disks_watch(&m->disks, wake_main, m);
+	if (!err)
 		err = console_open(&m->console, c->serial, c->serial_path, wake_main, console_failed, m);
 	if (!err)
 		err = create_ram(m);
@@ -675,6 +684,8 @@ static int machine_close(struct machine *m)
 	image_close(&m->initrd);
 	firmware_close(&m->firmware);
 	pthread_mutex_destroy(&m->lock);
+	pthread_mutex_destroy(&m->host.park_lock);
+	pthread_cond_destroy(&m->host.park_wake);
 	return err;
 }
 
@@ -687,6 +698,10 @@ int machine_run(const struct machine_config *config)
 	m.host.vm_fd = -1;
 	m.console.in_fd = m.console.out_fd = -1;
 	pthread_mutex_init(&m.lock, NULL);
+	pthread_mutex_init(&m.host.park_lock, NULL);
+	pthread_cond_init(&m.host.park_wake, NULL);
+	m.pause.host = &m.host;
+	m.pause.disks = &m.disks;
 	if (machine_open(&m) < 0) {
 		machine_close(&m);
 		return EXIT_FAILURE;

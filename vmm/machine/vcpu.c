@@ -292,6 +292,29 @@ static enum vcpu_next handle_exit(struct vcpu *vcpu)
 	return vcpu_fail(vcpu);
 }
 
+static void park(struct vcpu *vcpu)
+{
+	struct vcpu_host *host = vcpu->host;
+
+	pthread_mutex_lock(&host->park_lock);
+	atomic_store(&vcpu->parked, true);
+	while (atomic_load(&host->hold) && !atomic_load(&host->stop))
+		pthread_cond_wait(&host->park_wake, &host->park_lock);
+	atomic_store(&vcpu->parked, false);
+	pthread_mutex_unlock(&host->park_lock);
+}
+
+/* May it enter the guest? Waits while it is to be held. */
+static bool may_run(struct vcpu *vcpu)
+{
+	/* Before the looks at what it may have been set for, so that a kick is not lost. */
+	if (__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_RELAXED))
+		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	while (atomic_load(&vcpu->host->hold) && !atomic_load(&vcpu->host->stop))
+		park(vcpu);
+	return !atomic_load(&vcpu->host->stop);
+}
+
 static void *vcpu_thread(void *arg)
 {
 	struct vcpu *vcpu = arg;
@@ -300,7 +323,7 @@ static void *vcpu_thread(void *arg)
 
 	snprintf(name, sizeof(name), "vcpu-%u", vcpu->id);
 	pthread_setname_np(pthread_self(), name);
-	while (!atomic_load(&host->stop)) {
+	while (may_run(vcpu)) {
 		if (host->accel->ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
 			if (errno == EINTR || errno == EAGAIN)
 				continue;
@@ -336,6 +359,28 @@ int vmm_vcpu_start(struct vcpu *vcpu)
 	}
 	vcpu->started = true;
 	return 0;
+}
+
+void vmm_vcpus_hold(struct vcpu_host *host, bool on)
+{
+	pthread_mutex_lock(&host->park_lock);
+	atomic_store(&host->hold, on);
+	pthread_cond_broadcast(&host->park_wake);
+	pthread_mutex_unlock(&host->park_lock);
+}
+
+bool vmm_vcpus_parked(struct vcpu *vcpu, unsigned count)
+{
+	bool all = true;
+
+	for (unsigned i = 0; i < count; i++) {
+		if (!vcpu[i].started || atomic_load(&vcpu[i].parked))
+			continue;
+		__atomic_store_n(&vcpu[i].run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+		pthread_kill(vcpu[i].thread, VCPU_KICK_SIGNAL);
+		all = false;
+	}
+	return all;
 }
 
 void vmm_vcpu_join(struct vcpu *vcpu)

@@ -24,6 +24,10 @@ struct vcpu_host {
 	void (*failed)(void *ctx);
 	void *ctx;
 	_Atomic bool stop; /* vCPU threads leave as soon as they see it */
+	/* vCPU threads wait, as soon as they see it, until it is false or `stop` is set. */
+	_Atomic bool hold;
+	pthread_mutex_t park_lock; /* guards their sleep */
+	pthread_cond_t park_wake;
 };
 
 #define VCPU_EXIT_REASONS 64
@@ -36,6 +40,8 @@ struct vcpu {
 	size_t run_size;
 	pthread_t thread;
 	bool started;
+	_Atomic bool
+		parked; /* host->hold has been seen: it is outside of KVM_RUN, and stays there until that is false */
 	uint64_t exits[VCPU_EXIT_REASONS]; /* by KVM_EXIT_*; the vCPU thread's until it ended */
 };
 
@@ -48,6 +54,10 @@ void vmm_vcpu_destroy(struct vcpu *vcpu); /* its thread has ended */
 int vmm_vcpu_set_entry(struct vcpu *vcpu, const struct boot_entry *entry);
 
 int vmm_vcpu_start(struct vcpu *vcpu); /* 0, or -errno with a message */
+/* Make all vCPUs wait, or go on. Thread: main, as the next. */
+void vmm_vcpus_hold(struct vcpu_host *host, bool on);
+/* Do all of them that run wait? Kicks those that do not yet. */
+bool vmm_vcpus_parked(struct vcpu *vcpu, unsigned count);
 /* host->stop must be set. Makes the thread leave KVM_RUN and waits for it. */
 void vmm_vcpu_join(struct vcpu *vcpu);
 
