@@ -12,11 +12,13 @@
 
 #include "base/compiler.h"
 #include "device/virtio/models.h"
+#include "device/virtio/net_filter.h"
 #include "net/net.h"
 
 #define QUEUE_SIZE 256
 #define HEADER_SIZE sizeof(struct virtio_net_hdr_mrg_rxbuf)
-#define MERGE_MAX 128 /* buffers of one frame */
+#define MERGE_MAX 128    /* buffers of one frame */
+#define TABLES_MAX 32768 /* bytes of the address tables that a driver may set */
 
 struct net_pair {
 	/* Receive buffers that were popped and not filled yet; under the receive queue's lock. */
@@ -31,6 +33,7 @@ struct netdev {
 	struct net *net;
 	unsigned pairs;
 	struct net_pair *pair;
+	struct net_filter filter;
 	bool attached;
 };
 
@@ -126,6 +129,20 @@ static void fill_frame(struct netdev *n, unsigned q, const struct virtio_net_hdr
 	memmove(p->taken, p->taken + used, p->taken_count * sizeof(p->taken[0]));
 }
 
+static bool wanted(struct netdev *n, const struct iovec *iov, unsigned count)
+{
+	uint8_t head[NET_FILTER_HEAD] = { 0 };
+	size_t have = 0;
+
+	for (unsigned i = 0; i < count && have < sizeof(head); i++) {
+		size_t part = iov[i].iov_len < sizeof(head) - have ? iov[i].iov_len : sizeof(head) - have;
+
+		memcpy(head + have, iov[i].iov_base, part);
+		have += part;
+	}
+	return net_filter_passes(&n->filter, head, have);
+}
+
 static bool receive(void *ctx, unsigned pair, const struct virtio_net_hdr *hdr, const struct iovec *iov, unsigned count)
 {
 	struct netdev *n = ctx;
@@ -134,6 +151,8 @@ static bool receive(void *ctx, unsigned pair, const struct virtio_net_hdr *hdr, 
 	uint64_t bytes = HEADER_SIZE;
 	bool taken = true;
 
+	if (!wanted(n, iov, count))
+		return true;
 	for (unsigned i = 0; i < count; i++)
 		bytes += iov[i].iov_len;
 	pthread_mutex_lock(&ring->lock);
@@ -217,26 +236,61 @@ static bool set_pairs(struct netdev *n, const struct virtq_chain *c)
 	return true;
 }
 
-/* The back ends deliver what is for this card and broadcasts; filters need nothing more. */
+static bool set_mode(struct netdev *n, const struct virtq_chain *c, uint8_t cmd)
+{
+	unsigned feature = cmd <= VIRTIO_NET_CTRL_RX_ALLMULTI ? VIRTIO_NET_F_CTRL_RX : VIRTIO_NET_F_CTRL_RX_EXTRA;
+	uint8_t on;
+
+	return virtio_has(&n->v, feature) && c->out_bytes == sizeof(struct virtio_net_ctrl_hdr) + sizeof(on) &&
+	       virtq_read(c, sizeof(struct virtio_net_ctrl_hdr), &on, sizeof(on)) == sizeof(on) &&
+	       net_filter_set_mode(&n->filter, cmd, on);
+}
+
+static bool set_mac(struct netdev *n, const struct virtq_chain *c)
+{
+	uint8_t mac[6];
+
+	if (!virtio_has(&n->v, VIRTIO_NET_F_CTRL_MAC_ADDR) ||
+	    virtq_read(c, sizeof(struct virtio_net_ctrl_hdr), mac, sizeof(mac)) != sizeof(mac))
+		return false;
+	pthread_mutex_lock(&n->v.config_lock);
+	memcpy(n->v.config + offsetof(struct virtio_net_config, mac), mac, sizeof(mac));
+	pthread_mutex_unlock(&n->v.config_lock);
+	net_filter_set_mac(&n->filter, mac);
+	return true;
+}
+
+static bool set_tables(struct netdev *n, const struct virtq_chain *c)
+{
+	uint8_t data[TABLES_MAX];
+	size_t size = virtq_read(c, sizeof(struct virtio_net_ctrl_hdr), data, sizeof(data));
+
+	return virtio_has(&n->v, VIRTIO_NET_F_CTRL_RX) && c->out_bytes == sizeof(struct virtio_net_ctrl_hdr) + size &&
+	       net_filter_set_tables(&n->filter, data, size);
+}
+
+static bool set_vlan(struct netdev *n, const struct virtq_chain *c, uint8_t cmd)
+{
+	uint16_t vlan;
+
+	return virtio_has(&n->v, VIRTIO_NET_F_CTRL_VLAN) && cmd <= VIRTIO_NET_CTRL_VLAN_DEL &&
+	       virtq_read(c, sizeof(struct virtio_net_ctrl_hdr), &vlan, sizeof(vlan)) == sizeof(vlan) &&
+	       net_filter_set_vlan(&n->filter, vlan, cmd == VIRTIO_NET_CTRL_VLAN_ADD);
+}
+
 static bool control(struct netdev *n, const struct virtq_chain *c)
 {
 	struct virtio_net_ctrl_hdr header;
-	uint8_t mac[6];
 
 	if (virtq_read(c, 0, &header, sizeof(header)) != sizeof(header))
 		return false;
 	switch (header.class) {
-	case VIRTIO_NET_CTRL_RX: return header.cmd <= VIRTIO_NET_CTRL_RX_NOBCAST && c->out_bytes == sizeof(header) + 1;
+	case VIRTIO_NET_CTRL_RX: return set_mode(n, c, header.cmd);
 	case VIRTIO_NET_CTRL_MAC:
 		if (header.cmd == VIRTIO_NET_CTRL_MAC_TABLE_SET)
-			return true;
-		if (header.cmd != VIRTIO_NET_CTRL_MAC_ADDR_SET ||
-		    virtq_read(c, sizeof(header), mac, sizeof(mac)) != sizeof(mac))
-			return false;
-		pthread_mutex_lock(&n->v.config_lock);
-		memcpy(n->v.config + offsetof(struct virtio_net_config, mac), mac, sizeof(mac));
-		pthread_mutex_unlock(&n->v.config_lock);
-		return true;
+			return set_tables(n, c);
+		return header.cmd == VIRTIO_NET_CTRL_MAC_ADDR_SET && set_mac(n, c);
+	case VIRTIO_NET_CTRL_VLAN: return set_vlan(n, c, header.cmd);
 	case VIRTIO_NET_CTRL_MQ: return header.cmd == VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET && set_pairs(n, c);
 	case VIRTIO_NET_CTRL_GUEST_OFFLOADS:
 		return header.cmd == VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET && set_offloads(n, c);
@@ -276,6 +330,7 @@ static void kicked(struct virtio_device *v, unsigned q)
 static void start(struct virtio_device *v)
 {
 	net_set_rx_offloads(of(v)->net, offloads_of(v->accepted));
+	net_filter_start(&of(v)->filter, virtio_has(v, VIRTIO_NET_F_CTRL_VLAN));
 }
 
 static void queue_stop(struct virtio_device *v, unsigned q)
@@ -301,6 +356,7 @@ static void stop(struct virtio_device *v)
 	pthread_mutex_lock(&v->config_lock);
 	memcpy(v->config + offsetof(struct virtio_net_config, mac), net_mac(n->net), 6);
 	pthread_mutex_unlock(&v->config_lock);
+	net_filter_reset(&n->filter, net_mac(n->net));
 	/* The back end may hold a frame back for buffers that will not come. */
 	for (unsigned i = 0; i < n->pairs; i++)
 		net_rx_ready(n->net, i);
@@ -313,6 +369,7 @@ static void destroy(struct virtio_device *v)
 	if (n->attached)
 		net_detach(n->net);
 	virtio_device_fini(v);
+	net_filter_fini(&n->filter);
 	free(n->pair);
 	free(n);
 }
@@ -335,7 +392,8 @@ static uint64_t features(const struct net *net)
 		     BIT64(VIRTIO_NET_F_GUEST_TSO4) | BIT64(VIRTIO_NET_F_GUEST_TSO6) | BIT64(VIRTIO_NET_F_GUEST_ECN) |
 		     BIT64(VIRTIO_NET_F_HOST_TSO4) | BIT64(VIRTIO_NET_F_HOST_TSO6) | BIT64(VIRTIO_NET_F_HOST_ECN) |
 		     BIT64(VIRTIO_NET_F_MRG_RXBUF) | BIT64(VIRTIO_NET_F_STATUS) | BIT64(VIRTIO_NET_F_CTRL_VQ) |
-		     BIT64(VIRTIO_NET_F_CTRL_RX) | BIT64(VIRTIO_NET_F_CTRL_MAC_ADDR);
+		     BIT64(VIRTIO_NET_F_CTRL_RX) | BIT64(VIRTIO_NET_F_CTRL_RX_EXTRA) | BIT64(VIRTIO_NET_F_CTRL_VLAN) |
+		     BIT64(VIRTIO_NET_F_CTRL_MAC_ADDR);
 
 	if (net_queues(net) > 1)
 		f |= BIT64(VIRTIO_NET_F_MQ);
@@ -376,6 +434,8 @@ struct virtio_device *virtio_net_create(const struct guest_ram *ram, struct net 
 	}
 	n->net = net;
 	n->pairs = pairs;
+	net_filter_init(&n->filter);
+	net_filter_reset(&n->filter, net_mac(net));
 	fill_config(n);
 	return &n->v;
 }
