@@ -98,6 +98,8 @@ static void test_input_goes_to_the_guest(void **state)
 static void test_ctrl_a_x_quits(void **state)
 {
 	assert_int_equal(type(*state, "a\x01"), CONSOLE_NONE);
+	assert_int_equal(type(*state, "m"), CONSOLE_MEMORY);
+	assert_int_equal(type(*state, "\001"), CONSOLE_NONE);
 	assert_int_equal(type(*state, "x"), CONSOLE_QUIT);
 	assert_int_equal(taken_count, 1);
 }

@@ -88,6 +88,11 @@ struct e820_entry {
 unsigned board_e820(const struct board *board, struct e820_entry map[E820_MAX]);
 uint64_t board_rsdp(const struct board *board); /* GPA of the RSDP, in 0xe0000..0xfffff */
 
+/* The balloon, of which the guest's memory can be asked (device/virtio/models.h); NULL: none. */
+struct virtio_device;
+struct virtio_device *board_balloon(struct board *board);
+bool board_has_pci(const struct board *board);
+
 /* Where the display is connected. NULL without config.vga. */
 struct device *board_vga(struct board *board);
 struct device *board_keyboard(struct board *board);

@@ -32,6 +32,7 @@ struct board {
 	uint64_t ecam; /* where it is mapped */
 	bool ecam_mapped;
 	struct virtio_ports *virtio_ports; /* what the console device gets, NULL: there is none */
+	struct virtio_device *balloon;     /* the first one, NULL: there is none */
 	struct virtio_slot virtio_slot[VIRTIO_MMIO_SLOTS];
 	unsigned virtio_slots;
 	pthread_mutex_t virtio_lock;

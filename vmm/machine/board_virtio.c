@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The board's virtio devices: those of --device, --disk, --net and --share, and where they are plugged in. */
 #include <errno.h>
+#include <linux/virtio_ids.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,7 +163,20 @@ int board_virtio_attach(struct board *b, const struct options *options)
 			v = kinds[i].create(b, options);
 	if (v)
 		virtio_set_ring_options(v, &ring);
-	return plug(b, v);
+	err = plug(b, v);
+	if (!err && v->model->id == VIRTIO_ID_BALLOON && !b->balloon)
+		b->balloon = v;
+	return err;
+}
+
+struct virtio_device *board_balloon(struct board *b)
+{
+	return b->balloon;
+}
+
+bool board_has_pci(const struct board *b)
+{
+	return b->pci != NULL;
 }
 
 /* ---- the console's ports ---- */

@@ -15,6 +15,7 @@
 
 static const char help_text[] = "\r\nCtrl-A h    this help\r\n"
 				"Ctrl-A x    end the virtual machine\r\n"
+				"Ctrl-A m    what the guest does with its memory (virtio-balloon)\r\n"
 				"Ctrl-A Ctrl-A    send Ctrl-A to the guest\r\n";
 
 /*
@@ -121,32 +122,35 @@ static void queue_byte(struct console *console, uint8_t byte)
 		console->queue[console->queued++] = byte;
 }
 
-/* One typed byte. True: it was the second half of Ctrl-A x. */
-static bool take_byte(struct console *console, uint8_t byte)
+/* One typed byte; what it asked for as the second half of a Ctrl-A key. */
+static enum console_key take_byte(struct console *console, uint8_t byte)
 {
 	if (!console->escape) {
 		if (byte == CTRL_A)
 			console->escape = true;
 		else
 			queue_byte(console, byte);
-		return false;
+		return CONSOLE_NONE;
 	}
 	console->escape = false;
 	switch (byte) {
 	case 'x':
-	case 'X': return true;
+	case 'X': return CONSOLE_QUIT;
+	case 'm':
+	case 'M': return CONSOLE_MEMORY;
 	case 'h':
 	case 'H':
 	case '?':
 		write_all(STDERR_FILENO, (const uint8_t *)help_text, sizeof(help_text) - 1, &console->stopping);
-		return false;
-	case CTRL_A: queue_byte(console, CTRL_A); return false;
-	default: return false;
+		return CONSOLE_NONE;
+	case CTRL_A: queue_byte(console, CTRL_A); return CONSOLE_NONE;
+	default: return CONSOLE_NONE;
 	}
 }
 
 enum console_key console_read(struct console *console)
 {
+	enum console_key asked = CONSOLE_NONE;
 	uint8_t buffer[256];
 	size_t want = sizeof(buffer);
 	ssize_t n;
@@ -160,11 +164,16 @@ enum console_key console_read(struct console *console)
 		console->in_fd = -1;
 		return CONSOLE_NONE;
 	}
-	for (ssize_t i = 0; i < n; i++)
-		if (take_byte(console, buffer[i]))
-			return CONSOLE_QUIT;
+	for (ssize_t i = 0; i < n; i++) {
+		enum console_key key = take_byte(console, buffer[i]);
+
+		if (key == CONSOLE_QUIT)
+			return key;
+		if (key != CONSOLE_NONE)
+			asked = key;
+	}
 	console_push(console);
-	return CONSOLE_NONE;
+	return asked;
 }
 
 void console_push(struct console *console)

@@ -31,7 +31,7 @@ struct console {
 };
 
 /* What the user asked for with Ctrl-A. */
-enum console_key { CONSOLE_NONE, CONSOLE_QUIT };
+enum console_key { CONSOLE_NONE, CONSOLE_QUIT, CONSOLE_MEMORY };
 
 /* 0, or -errno with a message. wake/failed may be called from any thread. Thread: main, as all below. */
 int console_open(struct console *console, enum serial_kind kind, const char *path, void (*wake)(void *ctx),

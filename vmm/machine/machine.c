@@ -24,6 +24,7 @@
 #include "machine/firmware.h"
 #include "machine/image.h"
 #include "machine/legacy.h"
+#include "machine/memory_report.h"
 #include "machine/message.h"
 #include "machine/pause.h"
 #include "machine/ram.h"
@@ -80,6 +81,7 @@ struct machine {
 	unsigned vcpu_count; /* created */
 	bool woken;          /* the next start comes out of S3 */
 	struct pause pause;
+	struct memory_report memory_report;
 
 	pthread_mutex_t lock; /* end, status */
 	enum machine_end end;
@@ -484,6 +486,21 @@ static void take_signal(struct machine *m)
 		msg_error("ended by %s", strsignal((int)info.ssi_signo));
 }
 
+static void take_input(struct machine *m)
+{
+	switch (console_read(&m->console)) {
+	case CONSOLE_NONE: break;
+	case CONSOLE_QUIT: end_machine(m, END_QUIT, EXIT_SUCCESS); break;
+	case CONSOLE_MEMORY: memory_report_ask(&m->memory_report, m->board); break;
+	}
+}
+
+/* Of two times to sleep, -1 being for ever. */
+static int sooner(int a, int b)
+{
+	return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
 static void main_loop(struct machine *m)
 {
 	/* At least once: the guest may be at its end already, and the user wait to be heard. */
@@ -493,19 +510,18 @@ static void main_loop(struct machine *m)
 			{ .fd = m->signal_fd, .events = POLLIN },
 			{ .fd = console_wants_input(&m->console) ? m->console.in_fd : -1, .events = POLLIN },
 		};
-		int wait = pause_update(&m->pause, m->board, m->vcpu, m->vcpu_count);
+		int wait = sooner(pause_update(&m->pause, m->board, m->vcpu, m->vcpu_count),
+				  memory_report_update(&m->memory_report, m->board));
 		uint64_t count;
 
-		if (m->console.busy && (wait < 0 || wait > CONSOLE_RETRY_MS))
-			wait = CONSOLE_RETRY_MS;
-		if (poll(fds, 3, wait) < 0)
+		if (poll(fds, 3, sooner(wait, m->console.busy ? CONSOLE_RETRY_MS : -1)) < 0)
 			continue; /* EINTR */
 		if ((fds[0].revents & POLLIN && read(m->event_fd, &count, sizeof(count)) > 0) || m->console.busy)
 			console_push(&m->console);
 		if (fds[1].revents & POLLIN)
 			take_signal(m);
-		if (fds[2].revents && console_read(&m->console) == CONSOLE_QUIT)
-			end_machine(m, END_QUIT, EXIT_SUCCESS);
+		if (fds[2].revents)
+			take_input(m);
 	} while (!atomic_load(&m->host.stop));
 }
 

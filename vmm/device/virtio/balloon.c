@@ -25,6 +25,7 @@ struct balloon {
 	struct virtio_device v;
 	struct virtq_chain *stats_buffer;      /* the driver's, held until the next request; under the queue's lock */
 	struct virtio_balloon_numbers numbers; /* under the queue's lock */
+	unsigned told;                         /* how often the driver has told them; likewise */
 	_Atomic uint64_t released;             /* bytes given back so far */
 };
 
@@ -113,6 +114,7 @@ static void serve_stats(struct virtio_device *v, unsigned q, struct virtq_chain 
 	struct balloon *b = container_of(v, struct balloon, v);
 
 	take_stats(b, c);
+	b->told++;
 	if (b->stats_buffer)
 		virtq_push(&v->queue[q].ring, b->stats_buffer, 0);
 	b->stats_buffer = c;
@@ -163,20 +165,37 @@ void virtio_balloon_set(struct virtio_device *v, uint64_t bytes)
 	virtio_config_update(v, offsetof(struct virtio_balloon_config, num_pages), &pages, sizeof(pages));
 }
 
-void virtio_balloon_numbers(struct virtio_device *v, struct virtio_balloon_numbers *numbers)
+unsigned virtio_balloon_numbers(struct virtio_device *v, struct virtio_balloon_numbers *numbers)
+{
+	struct balloon *b = container_of(v, struct balloon, v);
+	struct virtq *ring = &v->queue[Q_STATS].ring;
+	uint32_t actual;
+	unsigned told;
+
+	pthread_mutex_lock(&ring->lock);
+	*numbers = b->numbers;
+	told = b->told;
+	pthread_mutex_unlock(&ring->lock);
+	numbers->released = atomic_load(&b->released);
+	pthread_mutex_lock(&v->config_lock);
+	memcpy(&actual, v->config + offsetof(struct virtio_balloon_config, actual), sizeof(actual));
+	pthread_mutex_unlock(&v->config_lock);
+	numbers->held = (uint64_t)actual << PFN_SHIFT;
+	return told;
+}
+
+void virtio_balloon_ask(struct virtio_device *v)
 {
 	struct balloon *b = container_of(v, struct balloon, v);
 	struct virtq *ring = &v->queue[Q_STATS].ring;
 
 	pthread_mutex_lock(&ring->lock);
-	*numbers = b->numbers;
 	if (b->stats_buffer && ring->enabled) {
 		virtq_push(ring, b->stats_buffer, 0);
 		b->stats_buffer = NULL;
 		virtio_queue_flush(v, Q_STATS);
 	}
 	pthread_mutex_unlock(&ring->lock);
-	numbers->released = atomic_load(&b->released);
 }
 
 struct virtio_device *virtio_balloon_create(const struct guest_ram *ram, uint64_t initial, bool deflate_on_oom)

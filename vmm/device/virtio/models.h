@@ -29,9 +29,11 @@ struct virtio_balloon_numbers {
 	uint64_t value[VIRTIO_BALLOON_NUMBERS]; /* by VIRTIO_BALLOON_S_… */
 	uint32_t known;                         /* bit n: value[n] was told */
 	uint64_t released;                      /* bytes given back to the host so far */
+	uint64_t held;                          /* bytes the guest has given up, as it says */
 };
-/* The last ones told, and a request for new ones. Thread: any. */
-void virtio_balloon_numbers(struct virtio_device *v, struct virtio_balloon_numbers *numbers);
+/* The last ones told; returns how often there were any. Ask the driver for new ones. Thread: any. */
+unsigned virtio_balloon_numbers(struct virtio_device *v, struct virtio_balloon_numbers *numbers);
+void virtio_balloon_ask(struct virtio_device *v);
 
 /*
  * Console with one port a name. Port 0 is the guest's hvc0 if `console` is not NULL: machine/board.h's chardev, whose
