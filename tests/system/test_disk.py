@@ -12,6 +12,7 @@ import pytest
 
 from conftest import TRAPEZE, run
 from test_cli import complains
+from test_firmware import ends, shows, start  # noqa: F401 (a fixture)
 
 needs_qemu_img = pytest.mark.skipif(not shutil.which("qemu-img"), reason="qemu-img is not installed")
 
@@ -276,3 +277,22 @@ def test_machine_that_stands_still_can_be_ended(boot, guest_dir, tmp_path, how):
         guest.child.send("\x01x")
     assert guest.end() == (143 if how == "SIGTERM" else 0)
     assert "0 errors" in image("check", disk)
+
+
+def test_screen_says_why_it_stands_still(start, guest_dir, tmp_path):
+    """--display curses: messages wait for the program's end, so the screen's last line tells."""
+    disk = tmp_path / "disk.raw"
+    disk.touch()
+    os.truncate(disk, 32 << 20)
+    child = start("--kernel", guest_dir / "vmlinuz", "--initrd", guest_dir / "initrd-virtio.cpio", "--display", "curses",
+                  "--append", "console=tty0 quiet", "--disk", f"{disk},format=raw")
+    shows(child, "guest#")
+    limit(child, 1 << 20)
+    child.send("dd if=/bin/busybox of=/dev/vda bs=64k seek=30 conv=fsync; echo $((6*7))done\r")
+    shows(child, "[the machine stands still until")
+    limit(child, resource.RLIM_INFINITY)
+    shows(child, "42done")
+    child.send("exit\r")
+    assert ends(child) == 0
+    assert "has no room for a write" in child.before
+    assert "trapeze: the machine goes on" in child.before

@@ -51,6 +51,7 @@ struct display {
 	int event_fd;
 	pthread_t thread;
 	_Atomic bool stop;
+	const char *_Atomic note;      /* the last line's, NULL: none */
 	pthread_mutex_t lock;          /* the two below */
 	struct device *vga, *keyboard; /* NULL: detached */
 
@@ -113,8 +114,19 @@ static void draw_text(const struct display *d)
 		move((int)(s->cursor_y - top), (int)s->cursor_x);
 }
 
+/* In the way of what the guest has there. */
+static void draw_note(const char *note)
+{
+	attron(A_REVERSE);
+	mvprintw(LINES - 1, 0, "[%.*s]", COLS > 2 ? COLS - 3 : 0, note);
+	attroff(A_REVERSE);
+	curs_set(0);
+}
+
 static void draw(struct display *d)
 {
+	const char *note = atomic_load(&d->note);
+
 	pthread_mutex_lock(&d->lock);
 	if (d->vga)
 		vga_get_screen(d->vga, &d->screen);
@@ -127,6 +139,8 @@ static void draw(struct display *d)
 		mvprintw(0, 0, "[%u x %u pixels, which a terminal cannot show; Ctrl-A x ends the machine]",
 			 d->screen.width, d->screen.height);
 	}
+	if (note)
+		draw_note(note);
 	refresh();
 }
 
@@ -416,6 +430,12 @@ void display_close(struct display *d)
 	close(d->event_fd);
 	pthread_mutex_destroy(&d->lock);
 	free(d);
+}
+
+void display_note(struct display *d, const char *note)
+{
+	if (d && atomic_exchange(&d->note, note) != note)
+		wake(d);
 }
 
 void display_attach(struct display *d, struct device *vga, struct device *keyboard)

@@ -18,6 +18,9 @@ void display_close(struct display *display);
 void display_attach(struct display *display, struct device *vga, struct device *keyboard);
 void display_detach(struct display *display);
 
+/* Something to say in the screen's last line; NULL: nothing any more. The text stays the caller's, for ever. */
+void display_note(struct display *display, const char *note);
+
 /* ---- for display.c and its test ---- */
 
 /* What a key on the terminal is on a PC's keyboard (US layout). */

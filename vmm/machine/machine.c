@@ -514,6 +514,7 @@ static void main_loop(struct machine *m)
 				  memory_report_update(&m->memory_report, m->board));
 		uint64_t count;
 
+		display_note(m->display, pause_note(&m->pause));
 		if (poll(fds, 3, sooner(wait, m->console.busy ? CONSOLE_RETRY_MS : -1)) < 0)
 			continue; /* EINTR */
 		if ((fds[0].revents & POLLIN && read(m->event_fd, &count, sizeof(count)) > 0) || m->console.busy)

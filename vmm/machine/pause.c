@@ -96,6 +96,13 @@ int pause_update(struct pause *p, struct board *board, struct vcpu *vcpu, unsign
 	return p->state == PAUSE_STOPPING ? KICK_AGAIN_MS : (int)((p->retry_at - now) / 1000000) + 1;
 }
 
+const char *pause_note(const struct pause *p)
+{
+	return p->state == PAUSE_NONE ? NULL
+				      : "the machine stands still until a disk of this host has room or works again; "
+					"Ctrl-A x ends it";
+}
+
 void pause_cancel(struct pause *p, struct board *board)
 {
 	p->state = PAUSE_NONE;

@@ -25,6 +25,8 @@ struct pause {
 /* See whether the machine must stop or may go on. How long the main loop may sleep before the next call: ms, -1: as
  * long as it likes. */
 int pause_update(struct pause *pause, struct board *board, struct vcpu *vcpu, unsigned vcpu_count);
+/* What to tell a user who does not see messages; NULL: nothing. */
+const char *pause_note(const struct pause *pause);
 /* vCPUs are to end or have ended: let them out, clocks run. */
 void pause_cancel(struct pause *pause, struct board *board);
 
