@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -526,6 +527,37 @@ static void test_bad_folders(void **state)
 	}
 }
 
+/* A client that holds all it can leaves the rest of the process its descriptors. */
+static void test_descriptors_run_out(void **state)
+{
+	struct rlimit old, few;
+	struct client *c;
+	uint32_t fid = 1;
+	int fd, err = 0;
+
+	(void)state;
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	few = (struct rlimit){ 200, 200 };
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	c = create(false);
+	while (!err && fid < 1000) {
+		err = walk(c, ROOT, fid, "file");
+		if (!err)
+			err = lopen(c, fid++, O_RDONLY);
+	}
+	assert_int_equal(err, -EMFILE);
+	assert_in_range(fid, 40, 60);
+	fd = open("/dev/null", O_RDONLY);
+	assert_true(fd >= 0);
+	close(fd);
+	assert_int_equal(clunk(c, 1), 0);
+	assert_int_equal(walk(c, ROOT, 1, "file"), 0);
+	share_reset(c->share);
+	assert_int_equal(c->share->held, 0);
+	destroy(c);
+	setrlimit(RLIMIT_NOFILE, &old); /* as far as the user may */
+}
+
 /* Sharing the whole of the host leaves out its processes, this one among them. */
 static void test_proc_is_not_entered(void **state)
 {
@@ -545,11 +577,17 @@ static void test_proc_is_not_entered(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_session),     cmocka_unit_test(test_files),
-		cmocka_unit_test(test_tree),        cmocka_unit_test(test_listing),
-		cmocka_unit_test(test_attributes),  cmocka_unit_test(test_nothing_outside),
-		cmocka_unit_test(test_readonly),    cmocka_unit_test(test_bad_messages),
-		cmocka_unit_test(test_bad_folders), cmocka_unit_test(test_proc_is_not_entered),
+		cmocka_unit_test(test_session),
+		cmocka_unit_test(test_files),
+		cmocka_unit_test(test_tree),
+		cmocka_unit_test(test_listing),
+		cmocka_unit_test(test_attributes),
+		cmocka_unit_test(test_nothing_outside),
+		cmocka_unit_test(test_readonly),
+		cmocka_unit_test(test_bad_messages),
+		cmocka_unit_test(test_bad_folders),
+		cmocka_unit_test(test_proc_is_not_entered),
+		cmocka_unit_test(test_descriptors_run_out),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

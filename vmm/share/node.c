@@ -23,6 +23,7 @@ void share_node_put(struct node *n)
 		struct node *parent = n->parent;
 
 		close(n->fd);
+		n->share->held--;
 		free(n);
 		n = parent;
 	}
@@ -38,11 +39,13 @@ static bool is_proc(int fd)
 
 static int find_below(struct share *s, struct node *dir, const char *name, struct node **node)
 {
-	int fd = openat(dir->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	struct stat st;
 	struct node *n;
-	int err;
+	int fd, err;
 
+	if (s->held >= s->held_max)
+		return -EMFILE;
+	fd = openat(dir->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
 	err = fstat(fd, &st) < 0 ? -errno : 0;
@@ -53,7 +56,10 @@ static int find_below(struct share *s, struct node *dir, const char *name, struc
 		close(fd);
 		return err ? err : -ENOMEM;
 	}
-	*n = (struct node){ .refs = 1, .fd = fd, .type = st.st_mode & S_IFMT, .parent = share_node_get(dir) };
+	s->held++;
+	*n = (struct node){
+		.share = s, .refs = 1, .fd = fd, .type = st.st_mode & S_IFMT, .parent = share_node_get(dir)
+	};
 	*node = n;
 	return 0;
 }
@@ -167,10 +173,25 @@ void share_fid_remove(struct share *s, struct fid *f)
 		at = &(*at)->next;
 	*at = f->next;
 	s->fids--;
-	if (f->open_fd >= 0)
+	if (f->open_fd >= 0) {
 		close(f->open_fd);
+		s->held--;
+	}
 	share_node_put(f->node);
 	free(f);
+}
+
+int share_fid_open(struct share *s, struct fid *f, int fd)
+{
+	if (fd < 0)
+		return fd;
+	if (s->held >= s->held_max) {
+		close(fd);
+		return -EMFILE;
+	}
+	s->held++;
+	f->open_fd = fd;
+	return 0;
 }
 
 void share_fids_remove_all(struct share *s)

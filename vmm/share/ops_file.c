@@ -31,7 +31,7 @@ int share_do_lopen(struct call *c)
 	struct fid *f = share_get_fid(c);
 	uint32_t flags = wire_get32(&c->in);
 	struct stat st;
-	int fd, err;
+	int err;
 
 	if (!f || c->in.bad)
 		return -EBADF;
@@ -40,14 +40,11 @@ int share_do_lopen(struct call *c)
 	if (c->share->readonly && writes(flags))
 		return -EROFS;
 	err = share_node_stat(f->node, &st);
-	if (err)
-		return err;
-	fd = share_node_open(c->share, f->node, (int)(flags & OPEN_FLAGS));
-	if (fd < 0)
-		return fd;
-	f->open_fd = fd;
-	put_opened(c, &st);
-	return 0;
+	if (!err)
+		err = share_fid_open(c->share, f, share_node_open(c->share, f->node, (int)(flags & OPEN_FLAGS)));
+	if (!err)
+		put_opened(c, &st);
+	return err;
 }
 
 /* Made by us, or (exclusive: no) there already. 0 or -errno. */
@@ -74,7 +71,7 @@ int share_do_lcreate(struct call *c)
 	struct fid *f;
 	struct stat st;
 	bool is_new;
-	int fd, err = share_get_directory(c, &f);
+	int err = share_get_directory(c, &f);
 
 	if (!err)
 		err = share_get_name(c, name);
@@ -89,11 +86,10 @@ int share_do_lcreate(struct call *c)
 	err = create_file(s, f, name, flags, 0600, &is_new, &n);
 	if (err)
 		return err;
-	fd = share_node_open(s, n, (int)(flags & OPEN_FLAGS));
-	err = fd < 0 ? fd : share_node_stat(n, &st);
+	err = share_node_stat(n, &st);
+	if (!err)
+		err = share_fid_open(s, f, share_node_open(s, n, (int)(flags & OPEN_FLAGS)));
 	if (err) {
-		if (fd >= 0)
-			close(fd);
 		share_node_put(n);
 		return err;
 	}
@@ -101,7 +97,6 @@ int share_do_lcreate(struct call *c)
 		share_adopt(s, n, &st, mode, f->uid, gid);
 	share_node_put(f->node);
 	f->node = n;
-	f->open_fd = fd;
 	put_opened(c, &st);
 	return 0;
 }

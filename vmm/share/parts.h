@@ -19,6 +19,7 @@
  * parent is the one it was found in: ".." leads there and never past the folder's root, wherever others move it.
  */
 struct node {
+	struct share *share;
 	unsigned refs;
 	int fd;
 	mode_t type; /* S_IFREG … */
@@ -41,6 +42,7 @@ struct share {
 	dev_t dev;       /* the root's */
 	struct fid *fid[FID_BUCKETS];
 	unsigned fids;
+	unsigned held, held_max; /* descriptors of nodes and fids; the rest of the process needs some, too */
 	uint32_t msize;
 	bool versioned; /* Tversion has been agreed on */
 	uint8_t request[REQUEST_MAX];
@@ -90,6 +92,8 @@ struct node *share_node_get(struct node *n);
 void share_node_put(struct node *n);
 /* What is called `name` in a directory. 0 or -errno. */
 int share_node_find(struct share *s, struct node *dir, const char *name, struct node **node);
+/* The fid gets an open descriptor: takes fd (or -errno, which it returns). */
+int share_fid_open(struct share *s, struct fid *f, int fd);
 /* Opens a regular file or directory, -errno for anything else. */
 int share_node_open(struct share *s, const struct node *n, int flags);
 int share_node_stat(const struct node *n, struct stat *st);

@@ -17,15 +17,19 @@
 
 /* ---- life ---- */
 
-/* Every file that the guest holds is a descriptor or two. */
-static void raise_descriptor_limit(void)
+/* Every file that the guest holds is a descriptor or two. How many there may be: half of what the process may have. */
+static unsigned raise_descriptor_limit(void)
 {
-	struct rlimit limit;
+	struct rlimit limit = { .rlim_cur = 1024 };
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+		rlim_t before = limit.rlim_cur;
+
 		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
+		if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+			limit.rlim_cur = before;
 	}
+	return limit.rlim_cur / 2 < 2 * SHARE_FIDS_MAX ? (unsigned)(limit.rlim_cur / 2) : 2 * SHARE_FIDS_MAX;
 }
 
 static int open_root(struct share *s, const char *path, char *error, size_t size)
@@ -69,7 +73,7 @@ int share_open(const char *path, bool readonly, struct share **share, char *erro
 		snprintf(error, size, "%s: %s", path, strerror(ENOMEM));
 		return -ENOMEM;
 	}
-	*root = (struct node){ .refs = 1, .fd = -1, .type = S_IFDIR };
+	*root = (struct node){ .share = s, .refs = 1, .fd = -1, .type = S_IFDIR };
 	s->root = root;
 	s->proc_fd = -1;
 	s->readonly = readonly;
@@ -80,7 +84,7 @@ int share_open(const char *path, bool readonly, struct share **share, char *erro
 		share_close(s);
 		return err;
 	}
-	raise_descriptor_limit();
+	s->held_max = raise_descriptor_limit();
 	*share = s;
 	return 0;
 }
