@@ -10,6 +10,7 @@
 
 static void classify(struct builder *b, struct insn *i)
 {
+	i->inverted = i->shadow = i->is_protected = false; /* it is used again and again */
 	insn_classify(i, b->mode);
 	if (unlikely(b->t->guard) && b->t->guard->apart(&i->ii)) {
 		i->kind = KIND_INTERP;
@@ -30,7 +31,6 @@ static bool decode(struct builder *b, unsigned offset, struct insn *i)
 	if (!interp_decode_full(b->t->cpu, INTERP_MODE_64, bytes, avail, &i->ii, &i->zi, i->zo))
 		return false;
 	i->offset = (uint16_t)offset;
-	i->inverted = false;
 	classify(b, i);
 	return true;
 }
@@ -312,7 +312,6 @@ static bool decode_cross(struct builder *b, unsigned offset)
 	if (len <= first)
 		return false; /* changed meanwhile */
 	i->offset = (uint16_t)offset;
-	i->inverted = false;
 	classify(b, i);
 	b->count = 1;
 	b->cross = x86_tlb_info(cpu, e)->gpa;

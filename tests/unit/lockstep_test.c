@@ -260,6 +260,19 @@ static void undefined_flags(void **state)
 	assert_string_equal(report, "");
 }
 
+/* The shadow of STI ends with its block: the one translated next goes its plain way (over a page end) without. */
+static void shadow_is_one_blocks(void **state)
+{
+	(void)state;
+	/* sti; nop; jmp 1f; 1: nop; pop rcx; hlt */
+	CODE(0xfb, 0x90, 0xeb, 0, 0x90, 0x59, 0xf4);
+	fake_poke32(f, DATA + 0xffc, MARK);
+	cpu->gpr[X86_RSP] = DATA + 0xffc;
+	assert_int_equal(run(), X86_EXIT_HLT);
+	assert_string_equal(report, "");
+	assert_int_equal(cpu->gpr[X86_RCX], MARK);
+}
+
 /* ---- differences ---- */
 
 static void wrong_translation(void **state)
@@ -354,10 +367,10 @@ static void not_offered_but_there(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(same_as_interp),        T(leaves_the_vcpu_once), T(client_answers),  T(many_pages),
-		T(fault_in_rep),          T(changes_its_code),     T(undefined_flags), T(wrong_translation),
-		T(wrong_interp),          T(wrong_memory),         T(wrong_vector),    T(second_vcpu_is_refused),
-		T(not_offered_but_there),
+		T(same_as_interp),         T(leaves_the_vcpu_once),  T(client_answers),  T(many_pages),
+		T(fault_in_rep),           T(changes_its_code),      T(undefined_flags), T(shadow_is_one_blocks),
+		T(wrong_translation),      T(wrong_interp),          T(wrong_memory),    T(wrong_vector),
+		T(second_vcpu_is_refused), T(not_offered_but_there),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
