@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the system tests share: the program under test, engines, the demo guest, a driven console."""
+import lzma
 import os
 import pathlib
 import subprocess
@@ -62,6 +63,17 @@ def guest_dir():
     out = subprocess.run([ROOT / "scripts/fetch-guest"], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     return pathlib.Path(out.stdout.strip())
+
+
+def unpacked_kernel(guest_dir, tmp_path):
+    """The ELF image that Debian's kernel unpacks itself to."""
+    packed = (guest_dir / "vmlinuz").read_bytes()
+    start = packed.find(b"\xfd7zXZ\x00")
+    if start < 0:
+        pytest.skip("this kernel package does not use XZ")
+    elf = tmp_path / "vmlinux"
+    elf.write_bytes(lzma.LZMADecompressor().decompress(packed[start:]))
+    return elf
 
 
 def run(*args, stdin=subprocess.DEVNULL, timeout=None, **kwargs):

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small guest programs: tests/cpu judges the CPU from inside; hostile ones must not hurt the program."""
-import lzma
 import os
 import re
 import signal
@@ -10,7 +9,7 @@ import termios
 
 import pytest
 
-from conftest import BUILD, PATIENCE, ROOT, TRAPEZE, piped_shell, run
+from conftest import BUILD, PATIENCE, ROOT, TRAPEZE, piped_shell, run, unpacked_kernel
 
 DEBUG_EXIT = ["--device", "isa-debug-exit,iobase=0xf4,iosize=0x4"]
 GUESTS = BUILD / "guests" if (BUILD / "guests").is_dir() else ROOT / "build/guests"
@@ -140,12 +139,7 @@ def test_multiboot_command_line(engine, tmp_path):
 
 def test_pvh_kernel(engine, guest_dir, tmp_path):
     """Debian's kernel again, unpacked to its ELF image and entered through its PVH note."""
-    packed = (guest_dir / "vmlinuz").read_bytes()
-    start = packed.find(b"\xfd7zXZ\x00")
-    if start < 0:
-        pytest.skip("this kernel package does not use XZ")
-    elf = tmp_path / "vmlinux"
-    elf.write_bytes(lzma.LZMADecompressor().decompress(packed[start:]))
+    elf = unpacked_kernel(guest_dir, tmp_path)
     status, out, err = piped_shell(["run", "--accel", engine, "--kernel", elf, "--initrd", guest_dir / "initrd.cpio",
                                     "--append", "console=ttyS0 quiet"], b"echo pvh=$((6*7))\nexit\n")
     assert status == 0 and b"pvh=42" in out and err == b""
