@@ -66,7 +66,7 @@ int translate_cache_create(struct translate *t)
 	t->cold = t->cold_start = t->code_size / 32 * 19 & ~(uint32_t)TZ_PAGE_MASK;
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
 		for (unsigned n = 0; n < ARRAY_SIZE(t->own->jump[mmu]); n++)
-			t->own->jump[mmu][n].rip = 1;
+			t->own->jump[mmu][n].rip = translate_jump_none(n);
 	t->victim_count = TRANSLATE_VICTIMS;
 	translate_victim_clear(t);
 	t->own->stack_page = TRANSLATE_NO_PAGE;

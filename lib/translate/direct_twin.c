@@ -221,7 +221,7 @@ static bool region_create(struct translate_direct *d)
 	d->region = r;
 	d->frame = (struct translate_frame *)(void *)r->frame;
 	for (unsigned n = 0; n < ARRAY_SIZE(r->jump); n++)
-		r->jump[n].rip = 1;
+		r->jump[n].rip = translate_jump_none(n);
 	tz_copy(r->stub, direct_stub, (size_t)(direct_stub_end - direct_stub));
 	guest_store64(r->stub, (uint64_t)(uintptr_t)r);
 	guest_store64(r->stub + (direct_orders_offset - direct_stub), offset);

@@ -27,10 +27,10 @@ static void clear(struct translate *t, unsigned mmu)
 
 	if (j->count < TRANSLATE_JUMP_USED)
 		for (unsigned n = 0; n < j->count; n++)
-			jump[j->used[n]].rip = 1;
+			jump[j->used[n]].rip = translate_jump_none(j->used[n]);
 	else
 		for (unsigned n = 0; n < 1u << TRANSLATE_JUMP_BITS; n++)
-			jump[n].rip = 1;
+			jump[n].rip = translate_jump_none(n);
 	translate_unlink_far(t, mmu);
 	if (mmu == TRANSLATE_JUMPS_DIRECT)
 		translate_direct_code_clear(t);
@@ -63,9 +63,14 @@ static bool filter_has(const uint64_t filter[64], uint64_t n)
 	return (filter[filter_hash(n) / 64] >> filter_hash(n) % 64) & 1;
 }
 
+static bool is_empty(const struct translate_jump *jump, unsigned n)
+{
+	return jump[n].rip == translate_jump_none(n);
+}
+
 static void put(struct translate_jumps *j, struct translate_jump *jump, unsigned n, uint64_t rip, const void *code)
 {
-	if (jump[n].rip == 1 && j->count < TRANSLATE_JUMP_USED)
+	if (is_empty(jump, n) && j->count < TRANSLATE_JUMP_USED)
 		j->used[j->count++] = (uint16_t)n;
 	jump[n].rip = rip;
 	jump[n].code = code;
@@ -79,13 +84,14 @@ void translate_jump_insert(struct translate *t, unsigned which, uint64_t rip, co
 	unsigned n = jump_hash(rip);
 
 	/* Who was there moves aside, the last one out. */
-	for (unsigned way = 1; way < TRANSLATE_JUMP_WAYS && jump[n].rip != 1 && jump[n].rip != rip; way++) {
-		uint64_t moved_rip = jump[n ^ way].rip;
-		const void *moved_code = jump[n ^ way].code;
+	for (unsigned way = 1; way < TRANSLATE_JUMP_WAYS && !is_empty(jump, n) && jump[n].rip != rip; way++) {
+		struct translate_jump moved = jump[n ^ way];
+		bool room = is_empty(jump, n ^ way);
 
 		put(j, jump, n ^ way, jump[n].rip, jump[n].code);
-		jump[n].rip = moved_rip;
-		jump[n].code = moved_code;
+		jump[n] = moved;
+		if (room)
+			jump[n].rip = translate_jump_none(n);
 	}
 	put(j, jump, n, rip, code);
 	if (which == TRANSLATE_JUMPS_DIRECT)

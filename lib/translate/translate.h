@@ -73,7 +73,7 @@ struct translate_frame {
 	uint32_t flushes; /* the TLB's */
 	/* The rest is not written by translated code, and in the other process it cannot be. */
 	_Alignas(8) uint8_t fill[TZ_PAGE_SIZE - 72];
-	/* Where code at a linear address starts, by context of the TLB; rip 1: none. */
+	/* Where code at a linear address starts, by context of the TLB; none: translate_jump_none(). */
 	struct translate_jump {
 		uint64_t rip;
 		const void *code;
@@ -288,6 +288,16 @@ static inline void *translate_at(const struct translate *t, uint32_t offset)
 static inline uint32_t translate_offset(const struct translate *t, const void *p)
 {
 	return (uint32_t)((const uint8_t *)p - t->arena);
+}
+
+/*
+ * The rip of an empty place in the jump caches. A guest can jump to any address, this one, too: it is one that is not
+ * looked for there (0 is in the places 0 to TRANSLATE_JUMP_WAYS - 1 alone, 1 is not in these).
+ */
+static inline uint64_t translate_jump_none(unsigned place)
+{
+	_Static_assert(TRANSLATE_JUMP_FACTOR >> (32 - TRANSLATE_JUMP_BITS) >= TRANSLATE_JUMP_WAYS, "places of 1");
+	return place < TRANSLATE_JUMP_WAYS;
 }
 
 static inline int translate_lahf(uint64_t rflags)

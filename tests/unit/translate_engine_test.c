@@ -315,6 +315,24 @@ static void bad_return_is_precise(void **state)
 	assert_int_equal(cpu->gpr[X86_RSP], FAKE_STACK - 128);
 }
 
+/* Those that stand for none in the jump caches, too: in translated code of a jump and of RET. */
+static void any_address_can_be_jumped_to(void **state)
+{
+	(void)state;
+	memset(f->ram, 0xf4, 16);
+	for (uint64_t to = 0; to < 4; to++)
+		for (unsigned n = 0; n < 3; n++) {
+			CODE(0x50, 0xc3);
+			if (n & 1)
+				CODE(0xff, 0xe0);
+			cpu->rip = FAKE_CODE;
+			cpu->gpr[X86_RSP] = FAKE_STACK - 128;
+			cpu->gpr[X86_RAX] = to;
+			assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);
+			assert_int_equal(cpu->rip, to + 1);
+		}
+}
+
 static void cache_is_bounded(void **state)
 {
 	teardown(state);
@@ -345,6 +363,7 @@ int main(void)
 		T(changes_own_loop),
 		T(sees_foreign_writes),
 		T(bad_return_is_precise),
+		T(any_address_can_be_jumped_to),
 		T(cache_is_bounded),
 	};
 
