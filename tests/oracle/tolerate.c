@@ -254,6 +254,11 @@ static bool is_repeat(const struct pair *p)
 	       has_repeat(p->zi);
 }
 
+static bool is_clzero(const struct pair *p)
+{
+	return p->zi->mnemonic == ZYDIS_MNEMONIC_CLZERO && p->emu->s.vector == V_UD && has_repeat(p->zi);
+}
+
 static bool is_la57(const struct pair *p)
 {
 	return (p->zi->mnemonic == ZYDIS_MNEMONIC_WRFSBASE || p->zi->mnemonic == ZYDIS_MNEMONIC_WRGSBASE) &&
@@ -271,7 +276,8 @@ static bool is_gather_trap(const struct pair *p)
 
 static bool is_vector_ac(const struct pair *p)
 {
-	return differ(p) && either_is(p, V_AC) && p->zi->avx.vector_length && !features_host_is_amd();
+	return differ(p) && either_is(p, V_AC) && p->zi->avx.vector_length &&
+	       (!features_host_is_amd() || p->zi->meta.category == ZYDIS_CATEGORY_COMPRESS);
 }
 
 static bool is_maskmov(const struct pair *p)
@@ -282,6 +288,22 @@ static bool is_maskmov(const struct pair *p)
 	case ZYDIS_MNEMONIC_VMASKMOVDQU: return p->hw->s.vector == V_PF || p->hw->s.vector == V_GP;
 	default: return false;
 	}
+}
+
+/* Both operands fault, and hardware's is the one at [RDI]. The rest of the outcome is compared as ever. */
+static bool is_cmps(const struct pair *p)
+{
+	const struct state *hw = &p->hw->s, *emu = &p->emu->s;
+	uint64_t mask = UINT64_MAX >> (64 - p->zi->address_width), size = p->zi->operand_width / 8;
+
+	if (p->zi->meta.category != ZYDIS_CATEGORY_STRINGOP || p->zi->mnemonic < ZYDIS_MNEMONIC_CMPSB ||
+	    p->zi->mnemonic > ZYDIS_MNEMONIC_CMPSW)
+		return false;
+	if (hw->vector == V_PF && ((hw->cr2 - hw->gpr[RDI]) & mask) >= size)
+		return false;
+	return (is_access_fault(hw->vector) || hw->vector == V_GP) &&
+	       (is_access_fault(emu->vector) || emu->vector == V_GP) &&
+	       (hw->vector != emu->vector || hw->cr2 != emu->cr2);
 }
 
 static const struct {
@@ -299,6 +321,7 @@ static const struct {
 	{ is_xinuse, TOL_XINUSE },
 	{ is_segment_wrap, TOL_SEGMENT_WRAP },
 	{ is_repeat, TOL_REPEAT },
+	{ is_clzero, TOL_CLZERO },
 	{ is_la57, TOL_LA57 },
 	{ is_gather_trap, TOL_GATHER_TRAP },
 	{ is_vector_ac, TOL_VECTOR_AC },
@@ -337,6 +360,12 @@ bool tolerate_instruction(const struct pair *p)
 			tolerate(incomparable[n].tolerance);
 			return true;
 		}
+	if (is_cmps(p)) {
+		tolerate(TOL_CMPS);
+		hw->vector = emu->vector;
+		hw->error = emu->error;
+		hw->cr2 = emu->cr2;
+	}
 	if (is_mmx(p->zi, p->zo) && hw->vector < V_NONE && memcmp(hw->area, emu->area, 160)) {
 		tolerate(TOL_MMX_FAULT);
 		hide_x87(p->hw);
