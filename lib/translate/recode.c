@@ -66,17 +66,29 @@ static void emit_modrm(struct builder *b, const struct insn *i, const struct rec
 	emit_bytes(&b->e, i->ii.raw + zi->length - imm, imm);
 }
 
+/* Not those of segments and addresses, nor what the instruction ignores. */
+static bool prefix_matters(const ZydisDecodedInstruction *zi, unsigned n)
+{
+	uint8_t v = zi->raw.prefixes[n].value;
+
+	return zi->raw.prefixes[n].type == ZYDIS_PREFIX_TYPE_MANDATORY || v == 0xf0 ||
+	       (v == 0x66 && zi->raw.prefixes[n].type == ZYDIS_PREFIX_TYPE_EFFECTIVE);
+}
+
 static void emit_legacy(struct builder *b, const struct insn *i, const struct recode *r)
 {
 	const ZydisDecodedInstruction *zi = &i->zi;
 	struct emit *e = &b->e;
 	unsigned rex, rm = recode_rm(r);
 
+	/* Each once: repeated, they would leave no room for REX and SIB in the 15 bytes of an instruction. */
 	for (unsigned n = 0; n < zi->raw.prefix_count; n++) {
 		uint8_t v = zi->raw.prefixes[n].value;
+		bool again = false;
 
-		if (zi->raw.prefixes[n].type == ZYDIS_PREFIX_TYPE_MANDATORY || v == 0xf0 ||
-		    (v == 0x66 && zi->raw.prefixes[n].type == ZYDIS_PREFIX_TYPE_EFFECTIVE))
+		for (unsigned k = 0; k < n; k++)
+			again |= zi->raw.prefixes[k].value == v && prefix_matters(zi, k);
+		if (prefix_matters(zi, n) && !again)
 			emit8(e, v);
 	}
 	rex = (zi->raw.rex.W ? 8u : 0) | (r->reg & 8) >> 1 | (recode_index(r) & 8) >> 2 | (rm & 8) >> 3;

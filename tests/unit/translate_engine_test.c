@@ -333,6 +333,42 @@ static void any_address_can_be_jumped_to(void **state)
 		}
 }
 
+/* As long as an instruction can be, of prefixes: its translation needs others. */
+static void repeated_prefixes(void **state)
+{
+	static const struct {
+		uint8_t prefix, code[4], size;
+	} cases[] = {
+		{ 0xf0, { 0x00, 0x08 }, 2 },             /* lock add [rax], cl */
+		{ 0xf0, { 0x44, 0x00, 0x08 }, 3 },       /* lock add [rax], r9b */
+		{ 0x66, { 0x01, 0x08 }, 2 },             /* add [rax], cx */
+		{ 0x66, { 0x44, 0x01, 0xd1 }, 3 },       /* add cx, r10w */
+		{ 0x66, { 0x0f, 0x5f, 0x00 }, 3 },       /* maxpd xmm0, [rax] */
+		{ 0xf3, { 0x0f, 0xb8, 0x08 }, 3 },       /* popcnt ecx, [rax] */
+		{ 0xf2, { 0x45, 0x0f, 0x58, 0x00 }, 4 }, /* addsd xmm8, [r8] */
+	};
+
+	(void)state;
+	/* Twice: interp makes the first access to a page. */
+	for (unsigned k = 0; k < 2 * ARRAY_SIZE(cases); k++) {
+		unsigned n = k / 2, prefixes = 15u - cases[n].size;
+		uint8_t code[16];
+
+		memset(code, cases[n].prefix, prefixes);
+		memcpy(code + prefixes, cases[n].code, cases[n].size);
+		code[15] = 0xf4;
+		memcpy(f->ram + FAKE_CODE, code, sizeof(code));
+		memset(f->ram + DATA, 0x55, 16);
+		cpu->rip = FAKE_CODE;
+		cpu->gpr[X86_RAX] = cpu->gpr[X86_R8] = DATA;
+		cpu->gpr[X86_RCX] = cpu->gpr[X86_R9] = 1;
+		cpu->gpr[X86_R10] = 0x10;
+		assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);
+		assert_int_equal(f->ram[DATA], n < 3 ? 0x56 : 0x55);
+		assert_int_equal(cpu->gpr[X86_RCX], n == 3 ? 0x11 : n == 5 ? 16 : 1);
+	}
+}
+
 static void cache_is_bounded(void **state)
 {
 	teardown(state);
@@ -364,6 +400,7 @@ int main(void)
 		T(sees_foreign_writes),
 		T(bad_return_is_precise),
 		T(any_address_can_be_jumped_to),
+		T(repeated_prefixes),
 		T(cache_is_bounded),
 	};
 
