@@ -175,6 +175,13 @@ static uint64_t active_elements(struct x86_cpu *cpu, const struct vector_info *i
 	return in_memory < 64 ? bits & (BIT64(in_memory) - 1) : bits;
 }
 
+/* Of byte `at` of the operand. VMASKMOV is done an element at a time, and each one's offset wraps. */
+static uint64_t masked_offset(struct x86_cpu *cpu, const struct interp_insn *i, unsigned at)
+{
+	return vector_info(i)->flags & VECTOR_MASK_VEC ? vector_offset(i, interp_ea(cpu, i), at)
+						       : interp_ea(cpu, i) + at;
+}
+
 /*
  * Where the whole operand may be accessed directly, although only its active part was checked:
  * it lies in one page, and a page is there or not as a whole.
@@ -184,13 +191,13 @@ static uint8_t *masked_pointer(struct x86_cpu *cpu, const struct interp_insn *i,
 	const struct vector_info *info = vector_info(i);
 	unsigned first = (unsigned)__builtin_ctzll(bits) * info->elem;
 	unsigned end = (64 - (unsigned)__builtin_clzll(bits)) * info->elem;
-	uint64_t a = x86_linear(cpu, i->seg, interp_ea(cpu, i) + first, info->elem, write);
+	uint64_t start = masked_offset(cpu, i, first), a = x86_linear(cpu, i->seg, start, info->elem, write);
 	uint8_t *p;
 
 	check_operand_align(cpu, info, a - first);
-	if (((a - first) & TZ_PAGE_MASK) + info->size > TZ_PAGE_SIZE)
+	if (((a - first) & TZ_PAGE_MASK) + info->size > TZ_PAGE_SIZE || masked_offset(cpu, i, end) < start)
 		return NULL; /* element by element: the first that faults counts */
-	x86_linear(cpu, i->seg, interp_ea(cpu, i) + first, end - first, write);
+	x86_linear(cpu, i->seg, start, end - first, write);
 	p = write ? vector_write_ptr(cpu, a, end - first) : vector_read_ptr(cpu, a, end - first);
 	return p ? p - first : NULL;
 }
@@ -208,7 +215,7 @@ static uint64_t element_linear(struct x86_cpu *cpu, const struct interp_insn *i,
 {
 	unsigned elem = vector_info(i)->elem;
 
-	return x86_linear(cpu, i->seg, interp_ea(cpu, i) + (uint64_t)n * elem, elem, write);
+	return x86_linear(cpu, i->seg, masked_offset(cpu, i, n * elem), elem, write);
 }
 
 void vector_exec_masked_load(struct x86_cpu *cpu, const struct interp_insn *i)

@@ -270,7 +270,8 @@ static bool is_gather_trap(const struct pair *p)
 {
 	const ZydisDecodedOperand *mem = visible_memory(p->zi, p->zo);
 
-	return p->hw->s.vector == V_DB && (p->emu->s.vector == V_PF || p->emu->s.vector == V_GP) &&
+	return p->hw->s.vector == V_DB &&
+	       (p->emu->s.vector == V_PF || p->emu->s.vector == V_GP || p->emu->s.vector == V_SS) &&
 	       (p->hw->s.rflags & FLAG_TF) && mem && mem->mem.type == ZYDIS_MEMOP_TYPE_VSIB;
 }
 
