@@ -92,7 +92,7 @@ void x86_write_cr4(struct x86_cpu *cpu, uint64_t value)
 {
 	const uint64_t pdpte_reload = X86_CR4_PGE | X86_CR4_PSE | X86_CR4_PAE | X86_CR4_SMEP;
 	const uint64_t tlb_relevant = X86_CR4_PSE | X86_CR4_PAE | X86_CR4_PGE | X86_CR4_PCIDE | X86_CR4_SMEP |
-				      X86_CR4_SMAP | X86_CR4_PKE | X86_CR4_LA57;
+				      X86_CR4_SMAP | X86_CR4_PKE | X86_CR4_PKS | X86_CR4_LA57;
 	uint64_t changed = value ^ cpu->cr4;
 
 	if (value & ~cpu->cpuid.cr4_allowed)

@@ -174,7 +174,7 @@ struct x86_fpu {
 struct x86_msrs {
 	uint64_t star, lstar, cstar, sfmask, kernel_gs_base;
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-	uint64_t tsc_aux, pat, apic_base, tsc_adjust, misc_enable, spec_ctrl, debugctl, xss;
+	uint64_t tsc_aux, pat, apic_base, tsc_adjust, misc_enable, spec_ctrl, debugctl, xss, pkrs;
 	uint64_t mtrr_def_type, mtrr_phys[2 * 8], mtrr_fixed[11];
 	uint64_t mcg_status, mcg_ctl, mcg_cap, mc[4 * 32];
 	uint64_t feature_control, smbase, hwcr, ucode_rev, virt_ssbd, arch_capabilities;

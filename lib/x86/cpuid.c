@@ -92,6 +92,7 @@ static uint64_t derive_cr4(const struct x86_cpu *cpu)
 		{ X86_FEAT_SMEP, X86_CR4_SMEP },
 		{ X86_FEAT_SMAP, X86_CR4_SMAP },
 		{ X86_FEAT_PKU, X86_CR4_PKE },
+		{ X86_FEAT_PKS, X86_CR4_PKS },
 	};
 	uint64_t allowed = X86_CR4_PCE;
 

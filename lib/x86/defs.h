@@ -100,6 +100,7 @@ enum x86_sys_type {
 #define X86_CR4_SMEP BIT64(20)
 #define X86_CR4_SMAP BIT64(21)
 #define X86_CR4_PKE BIT64(22)
+#define X86_CR4_PKS BIT64(24)
 
 #define X86_EFER_SCE BIT64(0)
 #define X86_EFER_LME BIT64(8)

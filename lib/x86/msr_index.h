@@ -33,6 +33,7 @@
 #define MSR_MTRR_DEF_TYPE 0x2ffu
 #define MSR_MC0_CTL 0x400u
 #define MSR_TSC_DEADLINE 0x6e0u
+#define MSR_PKRS 0x6e1u
 #define MSR_X2APIC_FIRST 0x800u
 #define MSR_X2APIC_LAST 0x8ffu
 #define MSR_XSS 0xda0u

@@ -258,6 +258,18 @@ static bool write_segment_base(WRITE_ARGS)
 	return true;
 }
 
+/* Pages of the kernel may be global: the rights of all are in the TLB. */
+static bool write_pkrs(WRITE_ARGS)
+{
+	(void)row, (void)index, (void)by;
+	if (value >> 32)
+		return false;
+	if (value != cpu->msr.pkrs && (cpu->cr4 & X86_CR4_PKS))
+		x86_tlb_flush_all(cpu);
+	cpu->msr.pkrs = value;
+	return true;
+}
+
 static bool tsc_aux_visible(const struct x86_cpu *cpu)
 {
 	return x86_has(cpu, X86_FEAT_RDTSCP) || x86_has(cpu, X86_FEAT_RDPID);
@@ -498,6 +510,7 @@ const struct x86_msr_row x86_msr_rows[] = {
 	FIXED(0x619, 0x619, "DRAM_ENERGY_STATUS", ANY, 0),
 	FIXED(0x639, 0x639, "PP0_ENERGY_STATUS", ANY, 0),
 	FIXED(0x641, 0x641, "PP1_ENERGY_STATUS", ANY, 0),
+	CHECKED(MSR_PKRS, MSR_PKRS, "PKRS", X86_FEAT_PKS, msr.pkrs, write_pkrs),
 	CALLS(MSR_KVM_WALL_CLOCK_NEW, MSR_KVM_SYSTEM_TIME_NEW, "KVM_WALL_CLOCK/SYSTEM_TIME_NEW", ANY, true, read_pv,
 	      write_pv),
 	CALLS(MSR_KVM_STEAL_TIME, MSR_KVM_POLL_CONTROL, "KVM_STEAL_TIME/PV_EOI_EN/POLL_CONTROL", ANY, true, read_pv,

@@ -207,10 +207,10 @@ static struct rights compute_rights(const struct walker *w)
 		data_ok = !(user_page && w->mmu == X86_MMU_KERNEL_SMAP && (cpu->cr4 & X86_CR4_SMAP));
 		exec_ok = !(user_page && (cpu->cr4 & X86_CR4_SMEP));
 	}
-	/* Protection keys (SDM 3A 4.6.2): data accesses to user pages, whoever makes them. */
-	if (user_page && cpu->long_mode && unlikely(cpu->cr4 & X86_CR4_PKE)) {
+	/* Protection keys (SDM 3A 4.6.2): data accesses to pages of users or of supervisors, whoever makes them. */
+	if (cpu->long_mode && unlikely(cpu->cr4 & (user_page ? X86_CR4_PKE : X86_CR4_PKS))) {
 		unsigned key = (w->entry[w->count - 1].value >> PTE_KEY_SHIFT) & 15;
-		uint32_t bits = cpu->pkru >> (2 * key);
+		uint32_t bits = (user_page ? cpu->pkru : (uint32_t)cpu->msr.pkrs) >> (2 * key);
 
 		r.key_read = !(bits & 1);
 		r.key_write = r.key_read && !((bits & 2) && (user || wp));

@@ -427,6 +427,51 @@ static void supervisor_modes(void)
 	check_equal(HAS_SMAP ? "STAC and CLAC take effect at once" : "no STAC", stac, 0);
 }
 
+/* IA32_PKRS = RSI, access, IA32_PKRS = 0. */
+SNIPPET(do_wrpkrs_read,
+	"mov %esi, %eax; mov $0x6e1, %ecx; xor %edx, %edx; wrmsr; mov (%rdi), %rbx; xor %eax, %eax; wrmsr");
+SNIPPET(do_wrpkrs_write,
+	"mov %esi, %eax; mov $0x6e1, %ecx; xor %edx, %edx; wrmsr; mov %rbx, (%rdi); xor %eax, %eax; wrmsr");
+SNIPPET(do_open_pkrs, "xor %eax, %eax; mov $0x6e1, %ecx; xor %edx, %edx; wrmsr; mov (%rdi), %rbx; mov %rbx, (%rdi)");
+
+/* Protection keys of pages of the supervisor, which may be global. */
+static void supervisor_keys(void)
+{
+	volatile u64 *pte = pte_at(pml4, PLACE, 1);
+	u64 cr0 = READ_REG(cr0);
+	u32 wrong = 0, wp = 0;
+
+	if (!HAS_PKS) {
+		print("skip PKS\n");
+		return;
+	}
+	cr4_set(CR4_PKS);
+	for (u64 i = 0; i < 60; i++) {
+		unsigned key = 1 + i % 15;
+		u64 no_access = 1ull << 2 * key, no_write = 2ull << 2 * key, global = i & 1 ? 0x100 : 0;
+
+		*pte = ((u64)frames[0] | PTE_ALL | global | PTE_PKEY(key)) & ~(u64)PTE_U;
+		invlpg((void *)PLACE);
+		wrong += fault(KERNEL64, do_open_pkrs) != DONE;
+		wrong += fault_of(KERNEL64, do_wrpkrs_read, PLACE, no_access) != FAULT(14, 0x21);
+		wrong += fault(KERNEL64, do_open_pkrs) != DONE;
+		wrong += fault_of(KERNEL64, do_wrpkrs_write, PLACE, no_access) != FAULT(14, 0x23);
+		wrong += fault(KERNEL64, do_open_pkrs) != DONE;
+		wrong += fault_of(KERNEL64, do_wrpkrs_read, PLACE, no_write) != DONE;
+		wrong += fault_of(KERNEL64, do_wrpkrs_write, PLACE, 0xfffffffc & ~(no_access | no_write)) != DONE;
+
+		/* With WP only. */
+		WRITE_REG(cr0, cr0 & ~(u64)CR0_WP);
+		wp += fault_of(KERNEL64, do_wrpkrs_write, PLACE, no_write) != DONE;
+		WRITE_REG(cr0, cr0);
+		wp += fault_of(KERNEL64, do_wrpkrs_write, PLACE, no_write) != FAULT(14, 0x23);
+		fault(KERNEL64, do_open_pkrs);
+	}
+	cr4_clear(CR4_PKS);
+	check_equal("IA32_PKRS takes effect at once", wrong, 0);
+	check_equal("supervisor protection keys and WP", wp, 0);
+}
+
 /* WRPKRU of RSI, access, WRPKRU of 0, access. */
 SNIPPET(do_wrpkru_read,
 	"mov %esi, %eax; xor %ecx, %ecx; xor %edx, %edx; wrpkru; mov (%rdi), %rbx; xor %eax, %eax; wrpkru");
@@ -582,6 +627,7 @@ int main(void)
 	write_protect();
 	rights();
 	supervisor_modes();
+	supervisor_keys();
 	protection_keys();
 	refusals();
 	for (unsigned i = 0; i < FRAMES; i++)

@@ -95,12 +95,12 @@ static void test_derived(void **state)
 	assert_true(c->cpuid.cr4_allowed & X86_CR4_SMAP);
 	assert_false(c->cpuid.cr4_allowed & X86_CR4_VMXE);
 	entry(f, 7, 0)->ebx &= ~BIT32(20);
-	entry(f, 7, 0)->ecx &= ~BIT32(3); /* PKU */
+	entry(f, 7, 0)->ecx &= ~(BIT32(3) | BIT32(31)); /* PKU, PKS */
 	entry(f, 0x80000001, 0)->edx &= ~BIT32(20);
 	entry(f, 0x80000008, 0)->eax = 57u << 8 | 39;
 	x86_cpuid_changed(c);
 	assert_false(x86_has(c, X86_FEAT_SMAP));
-	assert_false(c->cpuid.cr4_allowed & (X86_CR4_SMAP | X86_CR4_PKE));
+	assert_false(c->cpuid.cr4_allowed & (X86_CR4_SMAP | X86_CR4_PKE | X86_CR4_PKS));
 	assert_false(c->cpuid.xcr0_allowed & BIT64(9));
 	assert_false(c->cpuid.efer_allowed & X86_EFER_NXE);
 	assert_int_equal(c->cpuid.maxphyaddr, 39);

@@ -179,6 +179,16 @@ static void test_tsc_aux(void **state)
 	assert_false(wr(f, MSR_TSC_AUX, 1));
 }
 
+static void test_pkrs(void **state)
+{
+	struct fake *f = *state;
+
+	assert_rw(f, MSR_PKRS, 0xfffffffc);
+	assert_false(wr(f, MSR_PKRS, BIT64(32)));
+	f->cpu.cpuid.features[X86_FEAT_PKS / 32] &= ~BIT32(X86_FEAT_PKS % 32);
+	assert_false(wr(f, MSR_PKRS, 0));
+}
+
 static void test_machine_check(void **state)
 {
 	struct fake *f = *state;
@@ -276,6 +286,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_pat_and_mtrrs, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_tsc_and_adjust, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_tsc_aux, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_pkrs, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_machine_check, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_misc_enable, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_vendor_msrs, setup, teardown),

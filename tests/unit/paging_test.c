@@ -271,11 +271,12 @@ static uint32_t expected(const struct fake *f, uint64_t pte, unsigned kind, unsi
 {
 	uint64_t cr0 = f->cpu.cr0, cr4 = f->cpu.cr4;
 	bool user_access = mmu == X86_MMU_USER, user_page = pte & U;
-	unsigned key = (pte >> 59) & 15, ad = (f->cpu.pkru >> (2 * key)) & 1, wd = (f->cpu.pkru >> (2 * key + 1)) & 1;
+	uint32_t keys = user_page ? f->cpu.pkru : (uint32_t)f->cpu.msr.pkrs;
+	unsigned key = (pte >> 59) & 15, ad = (keys >> (2 * key)) & 1, wd = (keys >> (2 * key + 1)) & 1;
 	bool deny = false, pk = false;
 	uint32_t code = X86_PFEC_P;
 
-	if (kind != EX && user_page && (cr4 & X86_CR4_PKE)) {
+	if (kind != EX && (cr4 & (user_page ? X86_CR4_PKE : X86_CR4_PKS))) {
 		if (ad)
 			pk = true;
 		if (kind == WR && wd && (user_access || (cr0 & X86_CR0_WP)))
@@ -315,15 +316,17 @@ static void test_rights(void **state)
 
 	fake_long_mode(f);
 	pte_at = fake_map(f, gva, 0x7000, P);
-	for (unsigned n = 0; n < 1u << 12; n++) {
+	for (unsigned n = 0; n < 1u << 13; n++) {
 		uint64_t pte = 0x7000 | P | (n & 1 ? W : 0) | (n & 2 ? U : 0) | (n & 4 ? XD : 0);
 		unsigned key = n & 8 ? 9 : 0;
 
 		pte |= (uint64_t)key << 59;
 		c->cr0 = (c->cr0 & ~X86_CR0_WP) | (n & 16 ? X86_CR0_WP : 0);
-		c->cr4 &= ~(X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_PKE);
+		c->cr4 &= ~(X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_PKE | X86_CR4_PKS);
 		c->cr4 |= (n & 32 ? X86_CR4_SMEP : 0) | (n & 64 ? X86_CR4_SMAP : 0) | (n & 128 ? X86_CR4_PKE : 0);
+		c->cr4 |= n & 1u << 12 ? X86_CR4_PKS : 0;
 		c->pkru = ((n >> 8) & 3) << (2 * 9) | ((n >> 10) & 3);
+		c->msr.pkrs = ((n >> 10) & 3) << (2 * 9) | ((n >> 8) & 3);
 		for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++) {
 			for (unsigned kind = 0; kind < 3; kind++) {
 				uint32_t want = expected(f, pte, kind, mmu);

@@ -163,6 +163,7 @@ static inline bool has_feature(u32 leaf, unsigned reg, unsigned bit)
 #define HAS_SMAP has_feature(7, 1, 20)
 #define HAS_UMIP has_feature(7, 2, 2)
 #define HAS_PKU has_feature(7, 2, 3)
+#define HAS_PKS has_feature(7, 2, 31)
 #define HAS_RDPID has_feature(7, 2, 22)
 #define HAS_RDTSCP has_feature(0x80000001, 3, 27)
 #define HAS_1G_PAGES has_feature(0x80000001, 3, 26)
@@ -182,6 +183,7 @@ bool vendor_is_amd(void);
 #define CR4_SMEP (1u << 20)
 #define CR4_SMAP (1u << 21)
 #define CR4_PKE (1u << 22)
+#define CR4_PKS (1u << 24)
 static inline void cr4_set(u64 bits)
 {
 	WRITE_REG(cr4, READ_REG(cr4) | bits);
