@@ -199,8 +199,10 @@ static bool is_far_return(const struct pair *p)
 
 static bool is_many_accesses(const struct pair *p)
 {
-	return is_access_fault(p->hw->s.vector) && (is_access_fault(p->emu->s.vector) || p->emu->s.vector == V_GP) &&
-	       (makes_many_accesses(p->zi->mnemonic) || is_far(p->zi));
+	bool hw = is_access_fault(p->hw->s.vector), emu = is_access_fault(p->emu->s.vector);
+
+	return (hw || p->hw->s.vector == V_GP) && (emu || p->emu->s.vector == V_GP) &&
+	       (hw || p->emu->s.vector == V_GP) && (makes_many_accesses(p->zi->mnemonic) || is_far(p->zi));
 }
 
 static bool is_two_faults(const struct pair *p)
@@ -277,7 +279,7 @@ static bool is_gather_trap(const struct pair *p)
 
 static bool is_vector_ac(const struct pair *p)
 {
-	return differ(p) && either_is(p, V_AC) && p->zi->avx.vector_length &&
+	return (differ(p) || p->hw->s.rip != p->emu->s.rip) && either_is(p, V_AC) && p->zi->avx.vector_length &&
 	       (!features_host_is_amd() || p->zi->meta.category == ZYDIS_CATEGORY_COMPRESS);
 }
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from conftest import piped_shell, run, unpacked_kernel
+from conftest import BUILD, piped_shell, run, unpacked_kernel
 from test_guests import DEBUG_EXIT, GUESTS, SMALL_CACHE, VARIANTS, guest_runs
 
 # What a shell does that booting does not: processes, pipes, compression, numbers.
@@ -32,7 +32,6 @@ def shell(kernel, initrd, script, *args):
     return out
 
 
-@pytest.mark.sanitize
 @pytest.mark.parametrize("program,variant", one_cpu_runs())
 def test_guest_program(program, variant):
     cpu = [] if "--cpu" in variant else ["--cpu", "max"]
@@ -48,6 +47,7 @@ def test_debian_shell(guest_dir, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.skipif(BUILD.name != "build", reason="hours in a sanitizer build; the unpacked kernel does it there")
 @pytest.mark.parametrize("args", [[], SMALL_CACHE], ids=["", "small-cache"])
 def test_debian_shell_at_length(guest_dir, args):
     out = shell(guest_dir / "vmlinuz", guest_dir / "initrd.cpio", WORK, *args)
