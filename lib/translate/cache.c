@@ -2,6 +2,7 @@
 /* Memory of the translator, and which block is where. Everything is taken in a row and forgotten at once. */
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "base/stats.h"
@@ -60,6 +61,8 @@ int translate_cache_create(struct translate *t)
 							      : map_code(t);
 	if (err)
 		return err;
+	if (getrandom(t->page_key, sizeof(t->page_key), 0) != sizeof(t->page_key))
+		return -EIO;
 	t->arena_used = TRANSLATE_ARENA_START;
 	translate_stubs_create(t);
 	t->fixed = t->used;
@@ -205,6 +208,7 @@ struct translate_block *translate_find(struct translate *t, uint64_t key)
 static void page_insert(struct translate *t, struct translate_block *b, uint64_t gpa)
 {
 	struct translate_page *p = translate_page_find(t, gpa);
+	struct translate_block **at;
 
 	if (!p) {
 		p = translate_alloc(t, sizeof(*p));
@@ -214,9 +218,13 @@ static void page_insert(struct translate *t, struct translate_block *b, uint64_t
 		p->next = *page_slot(t, gpa);
 		*page_slot(t, gpa) = p;
 	}
+	for (at = &p->blocks; *at && (*at)->cross && !b->cross;)
+		at = &(*at)->page_next;
 	b->page = p;
-	b->page_next = p->blocks;
-	p->blocks = b;
+	b->page_next = *at;
+	*at = b;
+	p->inserted++;
+	p->summed = false; /* its bytes may be other ones */
 	t->owned[x86_tlb_code_hash(GPA(gpa))]++;
 }
 
@@ -413,12 +421,51 @@ bool translate_drop(struct translate *t, uint64_t gpa, unsigned len)
 	return any;
 }
 
+/*
+ * NH (RFC 4418, 5.2.1) with 64-bit words: two pages have the same one with a chance of 2^-64, also when they are chosen
+ * for it, as the key is not known. For a guest's user must not have its code taken for another's.
+ */
+static unsigned __int128 page_sum(const struct translate *t, const uint8_t *host)
+{
+	const uint64_t *key = t->page_key;
+	unsigned __int128 sum = 0;
+
+	for (unsigned k = 0; k < TRANSLATE_PAGE_WORDS; k += 2)
+		sum += (unsigned __int128)(guest_load64(host + 8 * k) + key[k]) *
+		       (guest_load64(host + 8 * k + 8) + key[k + 1]);
+	return sum;
+}
+
+/* With more blocks than this in a page one look at all its bytes is cheaper than a look at each block's. */
+#define SUM_BLOCKS 8
+
+/* The page as a whole is what its blocks were made of. Those that go on in another one are looked at. */
+static bool same_page(const struct translate *t, struct translate_page *p, const uint8_t *host)
+{
+	unsigned __int128 sum;
+	bool equal;
+
+	if (p->inserted <= SUM_BLOCKS)
+		return false;
+	sum = page_sum(t, host);
+	equal = p->summed && p->sum[0] == (uint64_t)sum && p->sum[1] == (uint64_t)(sum >> 64);
+	for (const struct translate_block *b = p->blocks; equal && b && b->cross; b = b->page_next)
+		equal = same_bytes(b, host);
+	/* Taken before the blocks are compared, which it will stand for. */
+	p->sum[0] = (uint64_t)sum;
+	p->sum[1] = (uint64_t)(sum >> 64);
+	p->summed = true;
+	return equal;
+}
+
 void translate_page_check(struct translate *t, struct translate_page *p, const uint8_t *host)
 {
 	bool any = false;
 
 	p->epoch = t->epoch;
 	p->flushes = t->cpu->tlb->flushes;
+	if (same_page(t, p, host))
+		return;
 	for (struct translate_block **b = &p->blocks; *b;) {
 		if (!same_bytes(*b, host)) {
 			block_kill(t, *b);

@@ -176,11 +176,16 @@ struct translate_block {
 	bool dead;
 };
 
+#define TRANSLATE_PAGE_WORDS (TZ_PAGE_SIZE / 8)
+
 struct translate_page {
 	uint64_t gpa;
 	struct translate_page *next;
-	struct translate_block *blocks;
-	uint32_t epoch, flushes; /* when its bytes were last compared */
+	struct translate_block *blocks; /* those with bytes in a second page first */
+	uint32_t epoch, flushes;        /* when its bytes were last compared */
+	uint32_t inserted;              /* blocks, dead ones too */
+	bool summed;
+	uint64_t sum[2]; /* of the whole page, when all blocks were found to be made of it */
 };
 
 /* The translating vCPUs of one VM. */
@@ -224,8 +229,9 @@ struct translate {
 
 	uint8_t *rw, *rx; /* the code cache, mapped twice: never writable and executable */
 	uint32_t used, fixed, code_size;
-	uint32_t cold, cold_start; /* what blocks seldom run lies behind cold_start, up to `cold` */
-	uint64_t wipes;            /* since creation: what pointed to blocks before the last one is dead */
+	uint64_t page_key[TRANSLATE_PAGE_WORDS]; /* random, for the sums of pages */
+	uint32_t cold, cold_start;               /* what blocks seldom run lies behind cold_start, up to `cold` */
+	uint64_t wipes; /* since creation: what pointed to blocks before the last one is dead */
 	uint8_t *arena;
 	size_t arena_used, arena_size;
 	struct translate_block *hash[1u << TRANSLATE_HASH_BITS];

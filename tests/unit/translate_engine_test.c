@@ -302,6 +302,41 @@ static void sees_foreign_writes(void **state)
 	assert_int_equal(cpu->gpr[X86_RAX], 2);
 }
 
+/* A page of many blocks is compared as a whole, the bytes that its last instruction has in the next one by themselves.
+ */
+static void sees_foreign_writes_among_many_blocks(void **state)
+{
+	static const uint8_t end[] = { 0x05, 1, 0, 0, 0, 0xf4 }; /* add eax, 1; hlt */
+	/* Where DMA writes, what, and what the program makes then. */
+	static const struct {
+		unsigned offset;
+		uint8_t byte;
+		uint64_t sum;
+	} writes[] = {
+		{ 52, 0xff, 21 },         /* as it was */
+		{ 13 * 4 + 1, 0xc8, 19 }, /* inc becomes dec */
+		{ 13 * 4 + 1, 0xc0, 21 }, /* what it was when the page was first compared */
+		{ 0x1000, 1, 21 + 0x100 }, { 0x1000, 0, 21 },         { 0x800, 0xaa, 21 }, /* no code */
+		{ 19 * 4 + 1, 0xc8, 19 },  { 0x1000, 2, 19 + 0x200 },
+	};
+	uint8_t *code = f->ram + FAKE_CODE;
+
+	(void)state;
+	for (unsigned n = 0; n < 20; n++)
+		memcpy(code + 4 * n, (const uint8_t[]){ 0xff, 0xc0, 0xeb, 0 }, 4); /* inc eax; jmp to the next */
+	memcpy(code + 80, (const uint8_t[]){ 0xe9, 0xa9, 0x0f, 0, 0 }, 5);         /* jmp to 0xffe */
+	memcpy(code + 0xffe, end, sizeof(end));
+	for (unsigned n = 0; n < sizeof(writes) / sizeof(writes[0]); n++) {
+		code[writes[n].offset] = writes[n].byte;
+		for (unsigned again = 0; again < 3; again++) {
+			cpu->gpr[X86_RAX] = 0;
+			cpu->rip = FAKE_CODE;
+			assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);
+			assert_int_equal(cpu->gpr[X86_RAX], writes[n].sum);
+		}
+	}
+}
+
 /* #GP of RET with a target that is not canonical: RSP as before. No IDT: it ends in shutdown with RIP kept. */
 static void bad_return_is_precise(void **state)
 {
@@ -398,6 +433,7 @@ int main(void)
 		T(changes_linked_code),
 		T(changes_own_loop),
 		T(sees_foreign_writes),
+		T(sees_foreign_writes_among_many_blocks),
 		T(bad_return_is_precise),
 		T(any_address_can_be_jumped_to),
 		T(repeated_prefixes),
