@@ -59,15 +59,16 @@ bench: deps-build deps-guest
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/trapeze \
-		$(DESTDIR)$(PREFIX)/share/man/man1
+		$(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/trapeze
 	install -m 755 $(BUILD)/trapeze $(DESTDIR)$(PREFIX)/bin/trapeze
 	install -m 755 $(BUILD)/libtrapeze.so $(DESTDIR)$(PREFIX)/lib/libtrapeze.so.1
 	ln -sf libtrapeze.so.1 $(DESTDIR)$(PREFIX)/lib/libtrapeze.so
 	install -m 644 include/trapeze/*.h $(DESTDIR)$(PREFIX)/include/trapeze/
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' trapeze.pc.in >$(DESTDIR)$(PREFIX)/lib/pkgconfig/trapeze.pc
 	install -m 644 docs/trapeze.1 $(DESTDIR)$(PREFIX)/share/man/man1/trapeze.1
+	install -m 755 scripts/make-debian-image $(DESTDIR)$(PREFIX)/share/trapeze/make-debian-image
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/trapeze $(DESTDIR)$(PREFIX)/lib/libtrapeze.so $(DESTDIR)$(PREFIX)/lib/libtrapeze.so.1 \
 		$(DESTDIR)$(PREFIX)/lib/pkgconfig/trapeze.pc $(DESTDIR)$(PREFIX)/share/man/man1/trapeze.1
-	rm -rf $(DESTDIR)$(PREFIX)/include/trapeze
+	rm -rf $(DESTDIR)$(PREFIX)/include/trapeze $(DESTDIR)$(PREFIX)/share/trapeze

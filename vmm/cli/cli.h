@@ -6,4 +6,7 @@
 int cmd_run(int argc, char **argv);
 int cmd_image(int argc, char **argv);
 
+/* `trapeze image debian`: becomes the script that makes the image; returns only when there is none. */
+int image_debian(int argc, char **argv);
+
 #endif

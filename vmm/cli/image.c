@@ -17,6 +17,7 @@ static const char help_text[] =
 	"       trapeze image info [--format FORMAT] FILE\n"
 	"       trapeze image check [--format FORMAT] [--repair leaks|all] FILE\n"
 	"       trapeze image convert [OPTION…] SOURCE TARGET\n"
+	"       trapeze image debian --output FILE [OPTION…]\n"
 	"Makes, describes, checks and converts disk images. FORMAT is raw or qcow2; SIZE is in\n"
 	"bytes, or with K, M, G, T behind.\n"
 	"\n"
@@ -31,6 +32,7 @@ static const char help_text[] =
 	"  --repair leaks|all       check: free leaked clusters; or count all references anew\n"
 	"  --help                   this text\n"
 	"\n"
+	"debian makes a disk with a Debian that boots; trapeze image debian --help has its options.\n"
 	"Exit status of check: 0 clean, 2 corrupt, 3 only leaked clusters; 1 on any error.\n";
 
 struct arguments {
@@ -344,9 +346,11 @@ static int finish(int status)
 
 int cmd_image(int argc, char **argv)
 {
-	const char *names[COMMAND_COUNT + 1] = { NULL };
+	const char *names[COMMAND_COUNT + 2] = { NULL };
 	struct arguments a = { 0 };
 
+	if (argc > 1 && !strcmp(argv[1], "debian"))
+		return image_debian(argc - 1, argv + 1);
 	for (int i = 1; i < argc; i++)
 		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
 			fputs(help_text, stdout);
@@ -364,6 +368,7 @@ int cmd_image(int argc, char **argv)
 		}
 		names[i] = commands[i].name;
 	}
+	names[COMMAND_COUNT] = "debian";
 	unknown("command", argv[1], names);
 	return EXIT_FAILURE;
 }
