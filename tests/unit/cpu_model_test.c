@@ -96,6 +96,10 @@ static void test_max_is_what_is_offered(void **state)
 	assert_true(cpu_model_has(&m, "hypervisor"));
 	assert_false(cpu_model_has(&m, "vmx"));
 	assert_int_equal(cpu_model_phys_bits(&m), 0x30);
+	cpu_model_limit_phys_bits(&m, 52);
+	assert_int_equal(cpu_model_phys_bits(&m), 0x30);
+	cpu_model_limit_phys_bits(&m, 40);
+	assert_int_equal(cpu_model_phys_bits(&m), 40);
 	assert_memory_equal(&leaf(m.entry, m.count, 0x40000000, 0)->ebx, "KVMK", 4);
 }
 
@@ -169,6 +173,8 @@ static void test_properties(void **state)
 	(void)state;
 	assert_int_equal(
 		create("max,vendor=GenuineIntel,phys-bits=36,host-phys-bits=off,family=15,model=1,stepping=2", &m), 0);
+	assert_int_equal(cpu_model_phys_bits(&m), 36);
+	cpu_model_limit_phys_bits(&m, 33); /* the user has the last word */
 	assert_int_equal(cpu_model_phys_bits(&m), 36);
 	assert_int_equal(leaf(m.entry, m.count, 1, 0)->eax, 0x00000f12);
 	assert_memory_equal(&leaf(m.entry, m.count, 0x80000000, 0)->ebx, "Genu", 4);

@@ -404,6 +404,58 @@ static void repeated_prefixes(void **state)
 	}
 }
 
+/* The next exit is a write of four bytes to MMIO; the client does it. */
+static void expect_write(const struct tz_engine_ops *engine, struct fake *w, uint64_t addr, uint32_t value)
+{
+	assert_int_equal(engine->run(&w->cpu, false), X86_EXIT_MMIO);
+	assert_true(w->cpu.io.pending.write);
+	assert_int_equal(w->cpu.io.pending.addr, addr);
+	assert_int_equal(w->cpu.io.pending.len, 4);
+	assert_int_equal(guest_load32(w->cpu.io.pending.data), value);
+	x86_io_complete(&w->cpu, NULL);
+}
+
+/* KVM_MEM_READONLY: code and data are memory's, what is written goes to the client and changes nothing. */
+static void runs_in_readonly_memory(const struct tz_engine_ops *engine)
+{
+	/*
+	 * mov ecx, 3; 1: mov eax, [rsi]; add [rsi + 4], eax; lock inc dword [rsi]; mov [rsi + 8], ecx; dec ecx; jnz 1b;
+	 * add ebx, [rsi + 4]; hlt
+	 */
+	static const uint8_t code[] = { 0xb9, 3,    0,    0,    0,    0x8b, 0x06, 0x01, 0x46, 0x04, 0xf0, 0xff,
+					0x06, 0x89, 0x4e, 0x08, 0xff, 0xc9, 0x75, 0xf1, 0x03, 0x5e, 0x04, 0xf4 };
+	const uint64_t gpa = 0x10000000, data = gpa + 0xf00;
+	uint8_t *rom = aligned_alloc(4096, 4096), *copy = malloc(4096);
+	struct fake *w = world(engine);
+
+	memset(rom, 0x11, 4096);
+	memcpy(rom + 0x800, code, sizeof(code));
+	memcpy(copy, rom, 4096);
+	fake_slot(w, 1, MEM_SLOT_READONLY, gpa, 4096, rom);
+	w->cpu.rip = gpa + 0x800;
+	w->cpu.gpr[X86_RSI] = data;
+	w->cpu.gpr[X86_RBX] = 0;
+	for (uint32_t n = 3; n; n--) {
+		expect_write(engine, w, data + 4, 0x22222222);
+		expect_write(engine, w, data, 0x11111112);
+		expect_write(engine, w, data + 8, n);
+	}
+	assert_int_equal(engine->run(&w->cpu, false), X86_EXIT_HLT);
+	assert_int_equal(w->cpu.gpr[X86_RBX], 0x11111111);
+	assert_memory_equal(rom, copy, 4096);
+	fake_slot(w, 1, 0, 0, 0, NULL);
+	end(w, engine);
+	free(rom);
+	free(copy);
+}
+
+static void readonly_memory(void **state)
+{
+	(void)state;
+	runs_in_readonly_memory(&interp_engine);
+	runs_in_readonly_memory(&translate_engine);
+}
+
 static void cache_is_bounded(void **state)
 {
 	teardown(state);
@@ -437,6 +489,7 @@ int main(void)
 		T(bad_return_is_precise),
 		T(any_address_can_be_jumped_to),
 		T(repeated_prefixes),
+		cmocka_unit_test(readonly_memory),
 		T(cache_is_bounded),
 	};
 

@@ -25,6 +25,9 @@ struct board_accel {
 	bool (*notifier)(void *ctx, bool io, uint64_t address, int64_t match, int fd, bool on);
 	/* Does the PIT drive IRQ 0? Not while the HPET does. NULL: there is no PIT. */
 	void (*pit_irq)(void *ctx, bool on);
+	/* Is the flash with UEFI variables memory to read (which it is at first), or do reads come out? NULL: they come
+	 * out. */
+	void (*show_flash)(void *ctx, bool on);
 	void *ctx;
 };
 

@@ -150,6 +150,14 @@ unsigned cpu_model_phys_bits(const struct cpu_model *model)
 	return e && (e->eax & 0xff) ? e->eax & 0xff : 36;
 }
 
+void cpu_model_limit_phys_bits(struct cpu_model *model, unsigned bits)
+{
+	struct kvm_cpuid_entry2 *e = find_entry(model->entry, model->count, 0x80000008, 0);
+
+	if (e && !model->phys_bits_given && (e->eax & 0xff) > bits)
+		e->eax = (e->eax & ~0xffu) | bits;
+}
+
 static bool model_lists(const struct model *m, const char *name)
 {
 	size_t len = strlen(name);
@@ -299,6 +307,7 @@ static int set_phys_bits(struct cpu_model *m, const char *value)
 	}
 	if (e)
 		e->eax = (e->eax & ~0xffu) | (uint32_t)bits;
+	m->phys_bits_given = true;
 	return 0;
 }
 

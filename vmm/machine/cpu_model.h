@@ -15,6 +15,7 @@
 #define CPU_MODEL_ENTRIES 160
 
 struct cpu_model {
+	bool phys_bits_given; /* phys-bits=: it is as the user wants it */
 	unsigned count;
 	struct kvm_cpuid_entry2 entry[CPU_MODEL_ENTRIES];
 };
@@ -33,6 +34,8 @@ bool cpu_model_has(const struct cpu_model *model, const char *feature);
 
 /* Width of a guest physical address in bits (CPUID 0x80000008; 36 where the model has no such leaf). */
 unsigned cpu_model_phys_bits(const struct cpu_model *model);
+/* At most so many, unless the user has said how many. */
+void cpu_model_limit_phys_bits(struct cpu_model *model, unsigned bits);
 
 /* Model names, NULL-terminated, for --cpu help. */
 const char *const *cpu_model_names(void);

@@ -6,8 +6,11 @@
 #include <errno.h>
 
 #include "base/compiler.h"
+#include "device/pflash.h"
 #include "device/vga.h"
 #include "machine/board_parts.h"
+#include "machine/firmware.h"
+#include "machine/firmware_vars.h"
 #include "machine/ports.h"
 
 static const char *const no_keys[] = { NULL };
@@ -218,6 +221,23 @@ static void describe_fw_cfg(struct aml *aml)
 	aml_end(aml);
 }
 
+/* What firmware keeps its variables in. */
+static int attach_pflash(struct board *b, const struct options *options)
+{
+	const struct pflash_view view = { .show = b->config.accel.show_flash, .ctx = b->config.accel.ctx };
+	const struct firmware *fw = b->config.firmware;
+	const struct pflash_array *array;
+	struct placement where = { .space = BUS_MMIO };
+
+	(void)options;
+	if (!fw || !fw->vars)
+		return 0;
+	array = firmware_vars_array(fw->vars);
+	where.base = firmware_vars_gpa(fw);
+	where.len = array->size;
+	return board_attach(b, pflash_create(array, &view), &where, 1);
+}
+
 /* ---- parts that --device adds ---- */
 
 static const char *const isa_debug_exit_keys[] = { "iobase", "iosize", NULL };
@@ -259,6 +279,7 @@ const struct board_part board_parts[] = {
 	{ "shutdown-port", ON_PC, true, false, no_keys, attach_shutdown_port, NULL },
 	{ "pvpanic", ON_ALL, true, true, no_keys, attach_pvpanic, describe_pvpanic },
 	{ "fw_cfg", ON_ALL, true, false, no_keys, attach_fw_cfg, describe_fw_cfg },
+	{ "pflash", ON_PC, true, false, no_keys, attach_pflash, NULL },
 	{ "isa-debug-exit", ON_ALL, false, true, isa_debug_exit_keys, attach_isa_debug_exit, NULL },
 	{ "virtio-rng-pci", ON_PC, false, true, board_virtio_keys, board_virtio_attach, NULL },
 	{ "virtio-rng-device", ON_MICROVM, false, true, board_virtio_keys, board_virtio_attach, NULL },

@@ -8,6 +8,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "device/pflash.h"
+#include "machine/firmware_vars.h"
 #include "machine/message.h"
 #include "machine/nearest.h"
 
@@ -17,11 +19,11 @@
 #define VGABIOS_NAME "vgabios-stdvga.bin"
 #define ROM_SIGNATURE 0xaa55 /* of an option ROM */
 
-static const char *const option_names[] = { "vgabios", "menu", NULL };
+static const char *const option_names[] = { "vgabios", "menu", "vars", "template", NULL };
 
 struct request {
-	char *path; /* holds all strings */
-	const char *vgabios;
+	char *path;                            /* holds all strings */
+	const char *vgabios, *vars, *template; /* NULL: not given */
 };
 
 static int parse_option(struct firmware *fw, struct request *r, char *word)
@@ -35,6 +37,14 @@ static int parse_option(struct firmware *fw, struct request *r, char *word)
 	*value++ = '\0';
 	if (!strcmp(word, "vgabios")) {
 		r->vgabios = value;
+		return 0;
+	}
+	if (!strcmp(word, "vars")) {
+		r->vars = value;
+		return 0;
+	}
+	if (!strcmp(word, "template")) {
+		r->template = value;
 		return 0;
 	}
 	if (strcmp(word, "menu") != 0) {
@@ -54,13 +64,17 @@ static int parse(struct firmware *fw, struct request *r, const char *text)
 	char *rest, *word;
 	int err = 0;
 
-	r->vgabios = NULL;
+	memset(r, 0, sizeof(*r));
 	r->path = rest = strdup(text);
 	if (!rest)
 		return -ENOMEM;
 	strsep(&rest, ",");
 	while (!err && (word = strsep(&rest, ",")))
 		err = parse_option(fw, r, word);
+	if (!err && r->template && !r->vars) {
+		msg_error("--firmware: template=%s: needs vars=FILE, the file to make from it", r->template);
+		err = -EINVAL;
+	}
 	return err;
 }
 
@@ -72,7 +86,7 @@ static int open_rom(struct firmware *fw, const char *path)
 	if (err)
 		return err;
 	if (image.size % FIRMWARE_ALIGN || image.size > FIRMWARE_SIZE_MAX) {
-		msg_error("firmware %s: %zu bytes; a firmware image is a multiple of 64 KiB, and 8 MiB at most", path,
+		msg_error("firmware %s: %zu bytes; a firmware image is a multiple of 4 KiB, and 8 MiB at most", path,
 			  image.size);
 		err = -EINVAL;
 	} else {
@@ -132,6 +146,8 @@ int firmware_open(struct firmware *fw, const char *text, bool with_vga)
 		err = open_vgabios(fw, r.vgabios);
 	else if (!err && with_vga)
 		err = find_vgabios(fw, r.path);
+	if (!err && r.vars)
+		err = firmware_vars_open(&fw->vars, r.vars, r.template, r.path, FIRMWARE_SIZE_MAX - fw->size);
 	free(r.path);
 	if (err)
 		firmware_close(fw);
@@ -144,11 +160,18 @@ void firmware_close(struct firmware *fw)
 		munmap(fw->rom, fw->size);
 	fw->rom = NULL;
 	image_close(&fw->vgabios);
+	firmware_vars_close(fw->vars);
+	fw->vars = NULL;
 }
 
 uint64_t firmware_gpa(const struct firmware *fw)
 {
 	return FOUR_GIB - fw->size;
+}
+
+uint64_t firmware_vars_gpa(const struct firmware *fw)
+{
+	return firmware_gpa(fw) - firmware_vars_array(fw->vars)->size;
 }
 
 void firmware_shadow(const struct firmware *fw, const struct guest_ram *ram)

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "boot/boot.h"
+#include "device/pflash.h"
 #include "device/vga.h"
 #include "machine/accel.h"
 #include "machine/board.h"
@@ -22,6 +23,7 @@
 #include "machine/disks.h"
 #include "machine/display.h"
 #include "machine/firmware.h"
+#include "machine/firmware_vars.h"
 #include "machine/image.h"
 #include "machine/legacy.h"
 #include "machine/memory_report.h"
@@ -37,6 +39,12 @@
  * any firmware. */
 #define KVM_IDENTITY_MAP_GPA UINT64_C(0xfeffc000)
 #define KVM_TSS_GPA UINT64_C(0xfeffd000)
+
+/*
+ * UEFI firmware makes page tables for all that the CPU can address: those for 48 bits, of 2 MiB pages, need 512 MiB and
+ * a minute. So many QEMU's CPU models have, and RAM always fits.
+ */
+#define FIRMWARE_PHYS_BITS 40
 
 #define CONSOLE_RETRY_MS 10
 #define REAL_MODE_END 0x100000u
@@ -221,7 +229,10 @@ static void set_pit_irq(void *ctx, bool on)
 	m->accel.ioctl(m->host.vm_fd, KVM_SET_PIT2, (uintptr_t)&pit);
 }
 
-static int add_slot(struct machine *m, uint32_t slot, uint32_t flags, uint64_t gpa, uint64_t size, uint8_t *hva)
+/* The slots of guest memory. */
+enum { SLOT_RAM_LOW, SLOT_RAM_ABOVE_4G, SLOT_RAM_HIGH, SLOT_FIRMWARE, SLOT_FLASH };
+
+static int set_slot(struct machine *m, uint32_t slot, uint32_t flags, uint64_t gpa, uint64_t size, uint8_t *hva)
 {
 	struct kvm_userspace_memory_region region = {
 		.slot = slot,
@@ -231,9 +242,30 @@ static int add_slot(struct machine *m, uint32_t slot, uint32_t flags, uint64_t g
 		.userspace_addr = (uintptr_t)hva,
 	};
 
-	if (!size)
-		return 0;
 	return vm_ioctl(m, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&region, "map guest memory");
+}
+
+static int add_slot(struct machine *m, uint32_t slot, uint32_t flags, uint64_t gpa, uint64_t size, uint8_t *hva)
+{
+	return size ? set_slot(m, slot, flags, gpa, size, hva) : 0;
+}
+
+/* The firmware's variables: memory to read, whose writes are the flash's; or no memory. */
+static int map_flash(struct machine *m, bool on)
+{
+	const struct pflash_array *array = firmware_vars_array(m->firmware.vars);
+
+	return set_slot(m, SLOT_FLASH, KVM_MEM_READONLY, firmware_vars_gpa(&m->firmware), on ? array->size : 0,
+			array->data);
+}
+
+/* Thread: a vCPU's, in a write to the flash, or main. */
+static void show_flash(void *ctx, bool on)
+{
+	struct machine *m = ctx;
+
+	if (map_flash(m, on))
+		end_machine(m, END_FAILED, EXIT_FAILURE);
 }
 
 /*
@@ -275,14 +307,17 @@ static int add_memory(struct machine *m)
 	const struct guest_ram *r = &m->ram;
 	uint64_t low = m->config->display ? VGA_WINDOW_BASE : r->below_size;
 	uint64_t after = m->config->display ? VGA_WINDOW_BASE + VGA_WINDOW_SIZE : r->below_size;
-	int err = add_slot(m, 0, 0, 0, low, r->base);
+	int err = add_slot(m, SLOT_RAM_LOW, 0, 0, low, r->base);
 
 	if (!err)
-		err = add_slot(m, 1, 0, RAM_ABOVE_4G, r->above_size, r->base + r->below_size);
+		err = add_slot(m, SLOT_RAM_ABOVE_4G, 0, RAM_ABOVE_4G, r->above_size, r->base + r->below_size);
 	if (!err)
-		err = add_slot(m, 2, 0, after, r->below_size - after, r->base + after);
+		err = add_slot(m, SLOT_RAM_HIGH, 0, after, r->below_size - after, r->base + after);
 	if (!err && m->firmware.rom)
-		err = add_slot(m, 3, KVM_MEM_READONLY, firmware_gpa(&m->firmware), m->firmware.size, m->firmware.rom);
+		err = add_slot(m, SLOT_FIRMWARE, KVM_MEM_READONLY, firmware_gpa(&m->firmware), m->firmware.size,
+			       m->firmware.rom);
+	if (!err && m->firmware.vars)
+		err = map_flash(m, true);
 	return err;
 }
 
@@ -322,6 +357,7 @@ static int create_board(struct machine *m)
 		.kind = c->board,
 		.accel = { .msi = send_msi,
 			   .pit_irq = set_pit_irq,
+			   .show_flash = show_flash,
 			   .notifier = accel_capability(&m->accel, KVM_CAP_IOEVENTFD_ANY_LENGTH) ? set_notifier : NULL,
 			   .ctx = m },
 		.ram = &m->ram,
@@ -656,6 +692,8 @@ static int machine_open(struct machine *m)
 		err = accel_set_option(&m->accel, "count_instructions", c->stats);
 	if (!err)
 		err = cpu_model_create(&m->accel, c->cpu_model, &m->cpu_model);
+	if (!err && m->firmware.rom)
+		cpu_model_limit_phys_bits(&m->cpu_model, FIRMWARE_PHYS_BITS);
 	if (!err)
 		err = setup_events(m);
 	if (!err)
