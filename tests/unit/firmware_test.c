@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "block/block.h"
 #include "boardfix.h"
 #include "machine/acpi_defs.h"
 #include "machine/firmware.h"
@@ -151,6 +152,46 @@ static void test_files(void **state)
 	data = file(f, "etc/sercon-port", &size);
 	assert_true(data && size == 2 && data[0] == 0xf8 && data[1] == 0x03);
 	free(data);
+}
+
+/* Disks in the order they were given, whatever they are plugged into. */
+static void test_boot_order(void **state)
+{
+	static const char expected[] = "/pci@i0cf8/pci8086,2922@1/drive@0/disk@0\n"
+				       "/pci@i0cf8/scsi@2/disk@0,0\n"
+				       "/pci@i0cf8/pci8086,2922@1/drive@1/disk@0";
+	struct fixture *f = *state;
+	const struct block_options options = {
+		.path = f->path, .format = BLOCK_FORMAT_RAW, .readonly = true, .no_uring = true
+	};
+	struct board_disk disks[3] = { { .ahci = true }, { .ahci = false }, { .ahci = true } };
+	struct board_config config = { .ram = &f->ram,
+				       .cpus = 1,
+				       .control = fix_control(&f->rec),
+				       .disks = disks,
+				       .disk_count = ARRAY_SIZE(disks),
+				       .firmware = &f->firmware };
+	char error[256];
+	uint32_t size;
+	void *text;
+
+	make_board(f, false);
+	assert_null(file(f, "bootorder", &size)); /* nothing to boot from */
+	board_destroy(f->board);
+	for (unsigned i = 0; i < ARRAY_SIZE(disks); i++)
+		assert_int_equal(block_open(&options, &disks[i].block, error, sizeof(error)), 0);
+	assert_int_equal(board_create(&config, &f->board), 0);
+	f->bus = board_bus(f->board);
+	board_reset(f->board);
+	text = file(f, "bootorder", &size);
+	assert_non_null(text);
+	assert_int_equal(size, sizeof(expected));
+	assert_memory_equal(text, expected, size);
+	free(text);
+	board_destroy(f->board);
+	f->board = NULL;
+	for (unsigned i = 0; i < ARRAY_SIZE(disks); i++)
+		block_close(disks[i].block);
 }
 
 /* ---- the table script, carried out as firmware does ---- */
@@ -326,7 +367,8 @@ static void test_bad(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_image), TEST(test_files), TEST(test_tables), TEST(test_untouched), TEST(test_bad),
+		TEST(test_image),  TEST(test_files),     TEST(test_boot_order),
+		TEST(test_tables), TEST(test_untouched), TEST(test_bad),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

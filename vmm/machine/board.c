@@ -167,6 +167,8 @@ int board_create(const struct board_config *config, struct board **out)
 	err = build_tables(board);
 	if (!err && config->firmware)
 		err = firmware_fill_fw_cfg(config->firmware, board->fw_cfg, &board->acpi, !config->vga);
+	if (!err && config->firmware)
+		err = board_boot_fill(board);
 	if (err)
 		goto fail;
 	*out = board;

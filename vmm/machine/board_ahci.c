@@ -11,7 +11,8 @@
 int board_ahci_attach(struct board *b, const struct options *options)
 {
 	struct ahci_disk disks[AHCI_PORTS];
-	unsigned count = 0;
+	unsigned count = 0, number[AHCI_PORTS];
+	int err;
 
 	(void)options;
 	for (unsigned i = 0; i < b->config.disk_count; i++) {
@@ -26,7 +27,13 @@ int board_ahci_attach(struct board *b, const struct options *options)
 				msg_error("--disk: bus=ahci needs --machine pc");
 			return -EINVAL;
 		}
+		number[count] = i;
 		disks[count++] = (struct ahci_disk){ .block = disk->block, .serial = disk->serial };
 	}
-	return count ? board_adopt(b, ahci_create(b->pci, b->config.ram, disks, count)) : 0;
+	if (!count)
+		return 0;
+	err = board_adopt(b, ahci_create(b->pci, b->config.ram, disks, count));
+	for (unsigned port = 0; port < count && !err; port++)
+		board_boot_ahci_disk(b, number[port], port);
+	return err;
 }

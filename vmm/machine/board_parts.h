@@ -18,6 +18,11 @@ struct virtio_slot {
 };
 #define VIRTIO_MMIO_SLOTS 32
 
+/* What firmware can boot from. */
+#define BOARD_BOOT_DISKS 32
+#define BOARD_BOOT_NETS 8
+#define BOARD_BOOT_PATH 56
+
 struct board {
 	struct board_config config;
 	struct bus *bus;
@@ -36,7 +41,9 @@ struct board {
 	struct virtio_slot virtio_slot[VIRTIO_MMIO_SLOTS];
 	unsigned virtio_slots;
 	pthread_mutex_t virtio_lock;
-	uint32_t virtio_asserted; /* the slots whose interrupt is up; virtio_lock */
+	uint32_t virtio_asserted;                          /* the slots whose interrupt is up; virtio_lock */
+	char boot_disk[BOARD_BOOT_DISKS][BOARD_BOOT_PATH]; /* by number; "": none */
+	char boot_net[BOARD_BOOT_NETS][BOARD_BOOT_PATH];
 	bool has_hpet;
 	pthread_mutex_t legacy_lock; /* these two */
 	bool hpet_legacy, rtc_level;
@@ -97,6 +104,12 @@ int board_virtio_attach(struct board *board, const struct options *options);
 int board_virtio_attach_backends(struct board *board); /* --disk, --net */
 void board_virtio_fini(struct board *board);
 void board_virtio_describe(const struct board *board, struct aml *aml);
+
+/* What firmware boots from: board_boot.c. The device attached last is this disk or network card of the config. */
+void board_boot_disk(struct board *board, unsigned disk);
+void board_boot_ahci_disk(struct board *board, unsigned disk, unsigned port);
+void board_boot_net(struct board *board, unsigned net);
+int board_boot_fill(const struct board *board); /* into fw_cfg. 0, -ENOMEM */
 
 /* Disks on AHCI: board_ahci.c. */
 int board_ahci_attach(struct board *board, const struct options *options);

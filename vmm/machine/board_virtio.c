@@ -273,14 +273,18 @@ int board_virtio_attach_backends(struct board *b)
 		if (b->config.disks[i].ahci)
 			continue;
 		err = attach_disk(b, &b->config.disks[i]);
-		if (err && err != -ENOSPC)
+		if (!err)
+			board_boot_disk(b, i);
+		else if (err != -ENOSPC)
 			msg_error("--disk: cannot make the device: %s", strerror(-err));
 	}
 	for (unsigned i = 0; i < b->config.net_count && !err; i++) {
 		if (!b->config.nets[i])
 			continue;
 		err = attach_net(b, b->config.nets[i]);
-		if (err && err != -ENOSPC)
+		if (!err)
+			board_boot_net(b, i);
+		else if (err != -ENOSPC)
 			msg_error("--net: cannot make the device: %s", strerror(-err));
 	}
 	for (unsigned i = 0; i < b->config.share_count && !err; i++) {
