@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Every device that a board can have, by its registers: port and MMIO accesses of every size, fw_cfg's DMA, PCI
- * configuration, guest memory that changes, console input, resets, the power button.
+ * configuration, guest memory that changes, console input, resets, the power button. And the flash with UEFI variables,
+ * which a board has only with a file of the user's.
  *
  * Input: a sequence of operations.
  */
 #include <endian.h>
+#include <errno.h>
 #include <unistd.h>
 
 #include "device/models.h"
+#include "device/pflash.h"
 #include "input.h"
 #include "machine/board.h"
 #include "machine/bus.h"
@@ -19,6 +22,8 @@
 #define PCI_ADDRESS 0xcf8
 #define PCI_DATA 0xcfc
 #define TESTDEV_MMIO UINT64_C(0xff000000)
+#define FLASH UINT64_C(0xffc00000)
+#define FLASH_SIZE (3 * PFLASH_BLOCK)
 #define GSI_COUNT 24
 #define DEVICES_MAX 32
 
@@ -28,6 +33,9 @@ struct world {
 	struct board *board;
 	struct bus *bus;
 	struct chardev serial;
+	struct device *flash;
+	uint8_t *flash_data; /* of exact size */
+	bool flash_hidden;
 	uint64_t at; /* where the last access went */
 	uint8_t kernel[0x800], initrd[0x400];
 };
@@ -57,6 +65,39 @@ static void take_output(struct chardev *c, const uint8_t *data, unsigned len)
 static void take_room(struct chardev *c)
 {
 	(void)c;
+}
+
+static int store_flash(void *ctx, uint32_t offset, const uint8_t *data, uint32_t len)
+{
+	struct world *w = ctx;
+
+	CHECK(offset < FLASH_SIZE && len && len <= FLASH_SIZE - offset);
+	for (uint32_t i = 0; i < len; i++)
+		(void)*(const volatile uint8_t *)&data[i];
+	return (offset ^ w->flash_data[offset]) % 16 == 5 ? -ENOSPC : 0;
+}
+
+static void sync_flash(void *ctx)
+{
+	(void)ctx;
+}
+
+static void show_flash(void *ctx, bool data)
+{
+	struct world *w = ctx;
+
+	CHECK(data == w->flash_hidden);
+	w->flash_hidden = !data;
+}
+
+static void create_flash(struct world *w)
+{
+	const struct pflash_view view = { .show = show_flash, .ctx = w };
+	struct pflash_array array = { .size = FLASH_SIZE, .store = store_flash, .sync = sync_flash, .ctx = w };
+
+	w->flash_data = array.data = calloc(1, FLASH_SIZE);
+	w->flash = pflash_create(&array, &view);
+	CHECK(w->flash && bus_map(w->bus, BUS_MMIO, FLASH, FLASH_SIZE, w->flash, 0) == 0);
 }
 
 static int create_board(struct world *w, const char *const *names)
@@ -118,8 +159,9 @@ static uint64_t some_port(struct input *in)
 
 static uint64_t some_memory(struct world *w)
 {
-	static const uint64_t windows[] = { 0xa0000,    0xb8000,    0xc0000000, 0xe0000000,  0xfe000000,
-					    0xfeb00000, 0xfed00000, 0xff000000, 0x100000000, UINT64_C(1) << 40 };
+	static const uint64_t windows[] = { 0xa0000,     0xb8000,           0xc0000000, 0xe0000000,
+					    0xfe000000,  0xfeb00000,        0xfed00000, 0xff000000,
+					    0x100000000, UINT64_C(1) << 40, FLASH };
 	unsigned n = input_u8(&w->in);
 
 	if (n & 0x80)
@@ -207,10 +249,12 @@ static void one_operation(struct world *w)
 	case 2: pci_config(w, what & 16); return;
 	case 3: type_something(w); return;
 	case 4:
-		if (what & 16)
+		if (what & 16) {
 			board_reset(w->board);
-		else
+			w->flash->ops->reset(w->flash);
+		} else {
 			board_power_button(w->board);
+		}
 		return;
 	case 5:
 	case 6:
@@ -227,10 +271,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	CHECK(ram_create(&w->ram, RAM_SIZE) == 0);
 	CHECK(create_board(w, devices) == 0);
 	w->bus = board_bus(w->board);
+	create_flash(w);
 	board_reset(w->board);
 	while (input_left(&w->in))
 		one_operation(w);
 	board_destroy(w->board);
+	w->flash->ops->destroy(w->flash);
+	free(w->flash_data);
 	ram_destroy(&w->ram);
 	free(w);
 	return 0;

@@ -133,7 +133,7 @@ def test_terminal_that_nobody_reads(start):
 
 @pytest.mark.parametrize("args,words", [
     (["--firmware", "/nonexistent/bios.bin"], ["/nonexistent/bios.bin", "No such file"]),
-    (["--firmware", "/bin/true"], ["/bin/true", "64 KiB"]),
+    (["--firmware", "/bin/true"], ["/bin/true", "4 KiB"]),
     (["--firmware", "x,menu=maybe"], ["menu=maybe", "on or off"]),
     (["--firmware", "x,meno=on"], ["meno", '"menu"']),
     (["--firmware", "x", "--kernel", "y"], ["--kernel", "--firmware"]),
