@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small guest programs: tests/cpu judges the CPU from inside; hostile ones must not hurt the program."""
+import hashlib
 import os
 import re
 import signal
@@ -55,6 +56,44 @@ def test_guest_program(program, variant, engine, request):
     if (program, engine) in CAVEATS:
         request.node.add_marker(pytest.mark.xfail(reason=CAVEATS[program, engine], strict=True))
     run_guest(program, engine, *variant)
+
+
+def direct_missing():
+    """Why user code cannot run in a process of its own here, or None."""
+    flags = re.search(r"^flags\s*:(.*)$", open("/proc/cpuinfo").read(), re.M).group(1).split()
+    return None if "fsgsbase" in flags else "no FSGSBASE for programs"
+
+
+# Those that go to CPL 3.
+@pytest.mark.parametrize("program,variant", [
+    ("faults64", []), ("irqs64", []), ("irqs64", ["--cpus", "2"]), ("remap64", []), ("remap64", SMALL_CACHE),
+    ("sensitive64", INTEL), ("sensitive64", AMD), ("smc64", []), ("smc64", ["--cpus", "2"]), ("tlb64", []),
+    ("transfers64", AMD)])
+def test_user_code_in_its_own_process(program, variant, monkeypatch):
+    if direct_missing():
+        pytest.skip(direct_missing())
+    monkeypatch.setenv("TRAPEZE_DIRECT", "always")
+    run_guest(program, "translate", *variant)
+    cpu = [] if "--cpu" in variant else ["--cpu", "max"]
+    done = run("run", "--accel", "translate", "--no-reboot", "--stats", *cpu, *variant, "--kernel",
+               GUESTS / f"{program}.flat", *DEBUG_EXIT)
+    assert sum(map(int, re.findall(r"direct_entries +(\d+)", done.stdout + done.stderr))) > 5
+
+
+def test_user_code_in_its_own_process_debian(guest_dir, monkeypatch):
+    """Processes, page faults, signals: a shell that forks, counts and is killed."""
+    if direct_missing():
+        pytest.skip(direct_missing())
+    monkeypatch.setenv("TRAPEZE_DIRECT", "always")
+    status, out, err = piped_shell(
+        ["run", "--accel", "translate", "--cpus", "2", "--stats", "--kernel", guest_dir / "vmlinuz", "--initrd",
+         guest_dir / "initrd.cpio", "--append", "console=ttyS0 quiet"],
+        b"i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done; echo count=$i\n"
+        b"seq 20000 | sort -rn | md5sum\nsleep 100 & kill $!; wait $!; echo status=$?\nexit\n")
+    assert status == 0 and b"count=3000" in out and b"status=143" in out
+    lines = "".join(f"{n}\n" for n in range(20000, 0, -1)).encode()
+    assert hashlib.md5(lines).hexdigest().encode() in out
+    assert sum(map(int, re.findall(rb"direct_entries +(\d+)", out + err))) > 100
 
 
 def multiboot(code, base=0x100000):
