@@ -77,7 +77,7 @@ struct translate_frame {
 	struct translate_jump {
 		uint64_t rip;
 		const void *code;
-	} _Alignas(64) jump[X86_MMU_COUNT][1u << TRANSLATE_JUMP_BITS];
+	} jump[X86_MMU_COUNT][1u << TRANSLATE_JUMP_BITS];
 	_Alignas(64) uint8_t nowhere[TZ_PAGE_SIZE];
 	/* Entries that lost their place in the TLB to another page, good until a flush. Empty: tags as there. */
 	struct x86_tlb_entry victim[X86_MMU_COUNT][X86_TLB_SIZE];

@@ -13,7 +13,7 @@ import pytest
 from conftest import PATIENCE, TRAPEZE, piped_shell, run
 
 # What a healthy kernel never says.
-COMPLAINTS = re.compile(r"BUG:|Oops|WARNING:(?! See https:)|Call Trace|rcu.*stall|ACPI.*(Error|Warning)|soft lockup|"
+COMPLAINTS = re.compile(r"BUG:|Oops|WARNING:(?! See https:| kernel not compiled with)|Call Trace|rcu.*stall|ACPI.*(Error|Warning)|soft lockup|"
                         r"unstable(?! due to TSCs unsynchronized)|invalid opcode|general protection|Firmware Bug", re.I)
 
 

@@ -281,9 +281,9 @@ static int folder_setup(void **state)
 
 	strcpy(d->path, "/tmp/trapeze-pflash-XXXXXX");
 	assert_non_null(mkdtemp(d->path));
-	snprintf(d->code, sizeof(d->code), "%s/X_CODE_4M.fd", d->path);
-	snprintf(d->template, sizeof(d->template), "%s/X_VARS_4M.fd", d->path);
-	snprintf(d->vars, sizeof(d->vars), "%s/mine", d->path);
+	snprintf(d->code, sizeof(d->code), "%.63s/X_CODE_4M.fd", d->path);
+	snprintf(d->template, sizeof(d->template), "%.63s/X_VARS_4M.fd", d->path);
+	snprintf(d->vars, sizeof(d->vars), "%.63s/mine", d->path);
 	write_file(d->code, 0x90, 5 * 4096);
 	*state = d;
 	return 0;
