@@ -172,8 +172,7 @@ static uint64_t stack_middle(const struct translate_direct *d)
 #define AREA_XMM 160
 #define AREA_HEADER 512
 #define AREA_EXTENDED 576
-#define AREA_PKRU 2688 /* as the host's CPUs have it */
-#define XSTATE_X87 UINT64_C(1)
+#define AREA_PKRU 2688               /* as the host's CPUs have it */
 #define XSTATE_VECTOR UINT64_C(0xe6) /* SSE to AVX-512: what the host's XCR0 may have of these */
 
 /* x87 state is not the twin's business: it executes no such instruction. */

@@ -259,8 +259,8 @@ static bool wait_parked(struct translate_direct *d)
 			continue;
 		if (twin_is_gone(d))
 			return false;
-		/* The guest has overwritten what it parks by. */
-		if (d->frame->poll && ++seconds > PATIENCE) {
+		/* The guest has overwritten what it parks or polls by. */
+		if (atomic_load(&d->t->cpu->attention) && ++seconds > PATIENCE) {
 			direct_twin_end(d);
 			return false;
 		}
