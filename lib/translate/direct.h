@@ -14,8 +14,9 @@
  * kernel's frame says, which this process has filled in. Both take turns; while the twin runs, the vCPU's thread waits.
  *
  * What confines it: translated code has no SYSCALL, jumps only to translated code (the jump cache and the orders are
- * read-only there), and a seccomp filter leaves the few calls that orders need. What the guest may write in the region
- * is its own registers; the kernel's frame is checked before it is used.
+ * read-only there), and a seccomp filter leaves the few calls that orders need. What the guest
+ * can write in the region is believed only as its own state (registers, flags, its page), and the kernel's frame is
+ * checked before it is used. It can read the region and the code, with the host's addresses in them.
  *
  * Who needs more than guest memory (a fault that the page tables do not allow, MMIO, instructions without an
  * emitter, system calls) comes back, and runs here as ever. That costs some microseconds, so an account of
