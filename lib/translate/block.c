@@ -204,22 +204,6 @@ void block_cold_from(struct builder *b, struct cold *c, unsigned cc)
 	c->from[c->count++] = emit_jcc(&b->e, cc);
 }
 
-void block_site(struct builder *b, const struct insn *i)
-{
-	b->site = NULL;
-	if (!(b->mode & TRANSLATE_MODE_DIRECT) || (!i->mem.size && i->kind != KIND_STRING))
-		return;
-	b->site = block_record(b, i, ACTION_INTERP);
-	b->site->flags |= b->flags_host && !b->flags_frame ? TRANSLATE_RECORD_HOST_FLAGS : 0;
-}
-
-void block_site_done(struct builder *b, const uint8_t *start)
-{
-	if (b->site)
-		translate_site_add(b->t, (uint32_t)(start - b->t->rw), (uint32_t)(b->e.p - b->t->rw), b->site);
-	b->site = NULL;
-}
-
 void block_emit_call(struct builder *b, const uint8_t *stub, const struct translate_record *r)
 {
 	emit_branch(&b->e, OP_CALL, stub);
@@ -238,9 +222,6 @@ void block_emit_count(struct builder *b)
 
 static const uint8_t *cold_stub(const struct builder *b, const struct translate_record *r)
 {
-	if (b->mode & TRANSLATE_MODE_DIRECT)
-		return r->action == ACTION_JUMP || (r->action == ACTION_INTERP && r->since < 0) ? b->t->stub_jump_direct
-												: b->t->stub_direct;
 	if (r->action == ACTION_FILL || r->action == ACTION_WINDOW)
 		return b->t->stub_fill[b->mmu][(r->flags & TRANSLATE_RECORD_WINDOW_W) != 0];
 	/* An inline jump found nothing in the first place. */
@@ -269,9 +250,7 @@ static void emit_all(struct builder *b)
 {
 	struct insn *last = &b->insn[b->count - 1];
 
-	b->flags_host = b->stack.open = b->base.open = false;
-	b->vector_live = b->mode & TRANSLATE_MODE_DIRECT; /* the other process always has it */
-	b->site = NULL;
+	b->flags_host = b->vector_live = b->stack.open = b->base.open = false;
 	b->flags_frame = true;
 	b->colds = b->since = b->resumes = 0;
 	if (b->cross)
@@ -367,7 +346,6 @@ struct translate_block *translate_block_make(struct translate *t, uint64_t key, 
 	b->t = t;
 	b->e.p = t->rw + t->used;
 	b->e.to_rx = t->rx - t->rw;
-	b->e.spill_base = key >> TRANSLATE_MODE_SHIFT & TRANSLATE_MODE_DIRECT ? HOST_WINDOW : HOST_RSP;
 	b->block = translate_alloc(t, sizeof(*b->block));
 	b->mode = (unsigned)(key >> TRANSLATE_MODE_SHIFT);
 	b->mmu = b->mode & TRANSLATE_MODE_MMU;

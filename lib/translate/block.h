@@ -15,7 +15,6 @@ enum insn_kind {
 	KIND_POP,
 	KIND_LEAVE,
 	KIND_DIV,
-	KIND_STRING, /* as it is: TRANSLATE_MODE_DIRECT */
 	KIND_JCC,
 	KIND_JMP,
 	KIND_CALL,
@@ -63,7 +62,6 @@ struct host_mem {
 	unsigned base, index; /* or HOST_NONE */
 	int32_t disp;
 	unsigned shift;
-	bool fs; /* FS is the guest's: TRANSLATE_MODE_DIRECT */
 };
 
 /* A check that later operands may rely on. */
@@ -90,8 +88,6 @@ struct builder {
 	bool vector_live; /* the FPU's state is surely in the registers */
 	bool poll_end;    /* the end of the block looks for attention */
 	bool bad;         /* the instruction can not be emitted after all */
-	struct translate_record
-		*site; /* TRANSLATE_MODE_DIRECT: where the instruction being emitted goes if it faults */
 	/* Of the instruction being emitted: they go on behind it. */
 	struct translate_record *resume[4];
 	unsigned resumes;
@@ -106,16 +102,7 @@ struct translate_check *block_check(struct builder *b, const struct insn *i, enu
 struct cold *block_cold(struct builder *b, struct translate_record *r);
 void block_cold_from(struct builder *b, struct cold *c, unsigned cc);
 void block_emit_call(struct builder *b, const uint8_t *stub, const struct translate_record *r);
-/* The way to C. */
-static inline const uint8_t *block_detour(const struct builder *b)
-{
-	return b->mode & TRANSLATE_MODE_DIRECT ? b->t->stub_direct : b->t->stub_detour;
-}
 void block_emit_count(struct builder *b); /* what has not been counted; changes no flag, loses r14 */
-
-/* TRANSLATE_MODE_DIRECT, around an instruction with a memory operand: before it, and behind it (from `start` on). */
-void block_site(struct builder *b, const struct insn *i);
-void block_site_done(struct builder *b, const uint8_t *start);
 
 /* ---- classify.c ---- */
 void insn_classify(struct insn *i, unsigned mode);

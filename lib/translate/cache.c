@@ -50,15 +50,10 @@ int translate_cache_create(struct translate *t)
 	/* What is known about blocks takes as much room as their code. */
 	t->code_size = size / 32 * 15 & ~(uint32_t)TZ_PAGE_MASK;
 	t->arena_size = size - t->code_size;
-	t->site_max = t->code_size / 16;
 	t->rw = t->rx = MAP_FAILED;
 	t->arena =
 		mmap(NULL, t->arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	t->site = mmap(NULL, t->site_max * sizeof(*t->site), PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	err = t->arena == MAP_FAILED || t->site == MAP_FAILED ? -ENOMEM
-	      : translate_perf_map_init()                     ? map_code_for_perf(t)
-							      : map_code(t);
+	err = t->arena == MAP_FAILED ? -ENOMEM : translate_perf_map_init() ? map_code_for_perf(t) : map_code(t);
 	if (err)
 		return err;
 	if (getrandom(t->page_key, sizeof(t->page_key), 0) != sizeof(t->page_key))
@@ -68,19 +63,17 @@ int translate_cache_create(struct translate *t)
 	t->fixed = t->used;
 	t->cold = t->cold_start = t->code_size / 32 * 19 & ~(uint32_t)TZ_PAGE_MASK;
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
-		for (unsigned n = 0; n < ARRAY_SIZE(t->own->jump[mmu]); n++)
-			t->own->jump[mmu][n].rip = translate_jump_none(n);
+		for (unsigned n = 0; n < ARRAY_SIZE(t->frame->jump[mmu]); n++)
+			t->frame->jump[mmu][n].rip = translate_jump_none(n);
 	t->victim_count = TRANSLATE_VICTIMS;
 	translate_victim_clear(t);
-	t->own->stack_page = TRANSLATE_NO_PAGE;
-	t->own->window = (uint64_t)(uintptr_t)t->own->nowhere - TRANSLATE_NO_PAGE;
+	t->frame->stack_page = TRANSLATE_NO_PAGE;
+	t->frame->window = (uint64_t)(uintptr_t)t->frame->nowhere - TRANSLATE_NO_PAGE;
 	return 0;
 }
 
 void translate_cache_destroy(struct translate *t)
 {
-	if (t->site && t->site != MAP_FAILED)
-		munmap(t->site, t->site_max * sizeof(*t->site));
 	if (t->arena && t->arena != MAP_FAILED)
 		munmap(t->arena, t->arena_size);
 	if (t->rw && t->rw != MAP_FAILED)
@@ -100,63 +93,13 @@ void translate_wipe(struct translate *t)
 	t->used = t->fixed;
 	t->cold = t->cold_start;
 	t->arena_used = TRANSLATE_ARENA_START;
-	t->sites = 0;
-	tz_clear(t->landing, sizeof(t->landing));
+	translate_direct_wiped(t);
 	t->wipes++;
 	STAT_INC(t->cpu, TRANSLATE_WIPES);
 }
 
-static struct translate_landing **landing_slot(struct translate *t, uint64_t key)
-{
-	return &t->landing[key * UINT64_C(0x9e3779b97f4a7c15) >> (64 - TRANSLATE_LANDING_BITS)];
-}
-
-void translate_landing_add(struct translate *t, uint64_t gpa, unsigned mode, const struct translate_block *block,
-			   const void *code)
-{
-	struct translate_landing *l = translate_alloc(t, sizeof(*l));
-	struct translate_landing **slot;
-
-	l->key = gpa | (uint64_t)mode << TRANSLATE_MODE_SHIFT;
-	l->block = block;
-	l->code = code;
-	slot = landing_slot(t, l->key);
-	l->next = *slot;
-	*slot = l;
-}
-
-const void *translate_landing_find(struct translate *t, uint64_t key)
-{
-	for (const struct translate_landing *l = *landing_slot(t, key); l; l = l->next)
-		if (l->key == key && !l->block->dead)
-			return l->code;
-	return NULL;
-}
-
-void translate_site_add(struct translate *t, uint32_t start, uint32_t end, const struct translate_record *r)
-{
-	t->site[t->sites++] = (struct translate_site){ start, end, translate_offset(t, r) };
-}
-
-const struct translate_record *translate_site_find(const struct translate *t, uint32_t at)
-{
-	uint32_t lo = 0, hi = t->sites;
-
-	while (lo < hi) {
-		uint32_t mid = lo + (hi - lo) / 2;
-
-		if (t->site[mid].end <= at)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo < t->sites && t->site[lo].start <= at ? translate_at(t, t->site[lo].record) : NULL;
-}
-
 bool translate_room(const struct translate *t)
 {
-	if (t->sites + 2 * TRANSLATE_BLOCK_INSNS > t->site_max)
-		return false;
 	return t->used + TRANSLATE_BLOCK_CODE <= t->cold_start && t->cold + TRANSLATE_BLOCK_CODE <= t->code_size &&
 	       t->arena_used + TRANSLATE_BLOCK_CODE <= t->arena_size;
 }
@@ -278,7 +221,7 @@ static void far_forget(struct translate *t, struct translate_far *f)
 void translate_link_far(struct translate *t, struct translate_far *f, struct translate_block *to, uint64_t page)
 {
 	const struct translate_block *from = translate_at(t, f->exit.record.block);
-	struct translate_jumps *j = &t->jumps[translate_jumps_of((unsigned)(from->key >> TRANSLATE_MODE_SHIFT))];
+	struct translate_jumps *j = &t->jumps[(from->key >> TRANSLATE_MODE_SHIFT) & TRANSLATE_MODE_MMU];
 	struct translate_exit *x = &f->exit;
 
 	if (from->dead || to->dead)
@@ -386,25 +329,12 @@ static bool same_bytes(const struct translate_block *b, const uint8_t *host)
 	return !b->cross || same(b->cross_host, b->range[0].source + b->range[0].len, b->cross);
 }
 
-bool translate_cross_holds(struct translate *t, const struct translate_block *b)
-{
-	struct x86_cpu *cpu = t->cpu;
-	uint64_t next = (cpu->rip | TZ_PAGE_MASK) + 1;
-	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, cpu->mmu_index, next);
-	uint8_t bytes[INTERP_INSN_MAX];
-	gpa_t gpa;
-
-	if (e->tag_exec != next && x86_fetch(cpu, cpu->rip, bytes, INTERP_INSN_MAX, &gpa) != INTERP_INSN_MAX)
-		return false;
-	return !b->dead && e->tag_exec == next && (const uint8_t *)e->host == b->cross_host &&
-	       same(b->cross_host, b->range[0].source + b->range[0].len, b->cross);
-}
-
 bool translate_drop(struct translate *t, uint64_t gpa, unsigned len)
 {
 	struct translate_page *p = translate_page_find(t, gpa & ~TZ_PAGE_MASK);
 	bool any = false;
 
+	translate_direct_written(t, gpa);
 	if (!p)
 		return false;
 	for (struct translate_block **b = &p->blocks; *b;) {

@@ -66,22 +66,6 @@ static bool count_may_be_zero(const struct insn *i)
 	       !(i->zo[last].imm.value.u & (i->ii.opsize == 8 ? 63 : 31));
 }
 
-static bool is_rep(const struct insn *i)
-{
-	return i->zi.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE);
-}
-
-/* MOVS, STOS, LODS, SCAS, CMPS without a segment of their own. */
-static enum insn_kind kind_string(const struct insn *i, unsigned mode)
-{
-	const uint64_t segment = ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS;
-
-	if (i->zi.meta.category != ZYDIS_CATEGORY_STRINGOP || !(mode & TRANSLATE_MODE_DIRECT) || i->ii.addrsize != 8 ||
-	    (i->zi.attributes & segment))
-		return KIND_INTERP;
-	return KIND_STRING;
-}
-
 static enum insn_kind kind_extra(const struct insn *i)
 {
 	switch (i->zi.mnemonic) {
@@ -273,8 +257,6 @@ static enum insn_kind kind_of(const struct insn *i, unsigned mode)
 		kind = kind_branch(i);
 	if (kind == KIND_INTERP)
 		kind = kind_extra(i);
-	if (kind == KIND_INTERP)
-		kind = kind_string(i, mode);
 	return kind == KIND_INTERP ? kind_vector(i, mode) : kind;
 }
 
@@ -424,7 +406,7 @@ static void find_flags(struct insn *i)
 	i->writes = i->kills = (f->modified | f->set_0 | f->set_1 | f->undefined) & X86_ARITH_FLAGS;
 	if (i->kind >= KIND_JCC)
 		i->writes = i->kills = 0;
-	if (count_may_be_zero(i) || (i->kind == KIND_STRING && is_rep(i)))
+	if (count_may_be_zero(i))
 		i->kills = 0;
 }
 
@@ -439,7 +421,7 @@ void insn_classify(struct insn *i, unsigned mode)
 	if (i->kind == KIND_CALL && i->ii.kind[0] != INTERP_OP_IMM && (mode & TRANSLATE_MODE_PLAIN))
 		i->kind = KIND_INTERP;
 	if (i->kind == KIND_PUSH && i->ii.kind[0] == INTERP_OP_MEM &&
-	    ((mode & TRANSLATE_MODE_PLAIN) || (i->ii.base == X86_RSP && !(mode & TRANSLATE_MODE_DIRECT))))
+	    ((mode & TRANSLATE_MODE_PLAIN) || i->ii.base == X86_RSP))
 		i->kind = KIND_INTERP;
 	if (!find_access(i))
 		i->kind = KIND_INTERP;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Guest user code in the twin: when, and what its stops mean. direct.h has the picture. */
+/* Guest user code by the processor itself: when, and what its stops mean. direct.h has the picture. */
 #include "translate/direct.h"
 
 #include <errno.h>
@@ -10,83 +10,109 @@
 
 #include "base/stats.h"
 #include "x86/access.h"
+#include "x86/event.h"
 #include "x86/exception.h"
 #include "x86/fpu.h"
 #include "x86/paging.h"
+#include "x86/segment.h"
+#include "x86/xstate.h"
 
 #define HWCAP2_FSGSBASE BIT64(1)
 
 /* ---- the account ---- */
 
 /*
- * Stops may take an eighth of the time, and be paid for in advance by this much. In TSC cycles; what a stop costs is
- * measured here, but for the two switches between the processes.
+ * Time in the runner is worth four times that, as the same code takes some times as long translated, and where it is
+ * new far longer; a stop costs what it takes here and the switches. Who has used up his credit rests, longer each time.
+ * In TSC cycles.
  */
-#define SHARE_SHIFT 3
-#define BUDGET_MAX 50000000
-#define BUDGET_ENTER 2000000
+#define WORTH 4
+#define TURN 16000 /* what is no time of the runner's: switches, the signal */
 #define SWITCHES 20000
-#define STOP_MAX 60000
-#define NEW_BLOCK 50000
-#define FULL_CACHE 200000000
-#define LOOK 1000000 /* apart, lest one interrupt be many */
-#define STREAK 4     /* looks that find user code, more than those that find the kernel's, before the twin is used */
-#define STREAK_MAX 12
-#define STRANGERS 50 /* looks in a row that find user code of another address space, before the twin becomes its */
+#define CREDIT_START 3000000
+#define CREDIT_MAX 60000000
+#define REST_MIN 20000000
+#define REST_MAX 600000000
+#define STOP_MAX 100000 /* more than this is somebody else's time */
+#define RENEWAL 300000
+#define REFUSAL 150000 /* of a page of code: what is done instead is slow */
+#define LOOK 1000000   /* apart, lest one interrupt be many */
+#define LOOKS 8        /* that find the same address space, before the twin becomes its */
+#define LOSSES 8
 
-static void account_settle(struct translate_direct *d)
+static uint64_t tsc(void)
 {
-	uint64_t now = __builtin_ia32_rdtsc(), passed = now - d->settled;
-
-	d->settled = now;
-	/* Those of before are not the twin's. */
-	if (!d->t->in_direct) {
-		d->blocks = d->t->cpu->stat[STAT_TRANSLATE_BLOCKS];
-		d->wipes = d->t->wipes;
-	}
-	d->budget += (int64_t)((passed < BUDGET_MAX ? passed : BUDGET_MAX) >> SHARE_SHIFT);
-	if (d->budget > BUDGET_MAX)
-		d->budget = BUDGET_MAX;
+	return __builtin_ia32_rdtsc();
 }
 
-static void account_charge(struct translate_direct *d, uint64_t since)
+static void account_ran(struct translate_direct *d, uint64_t cycles)
 {
-	uint64_t took = __builtin_ia32_rdtsc() - since;
+	STAT_ADD(d->t->cpu, DIRECT_CYCLES, cycles);
+	cycles -= cycles < TURN ? cycles : TURN;
+	d->credit += (int64_t)(cycles < CREDIT_MAX ? cycles : CREDIT_MAX) * WORTH;
+	if (d->credit > CREDIT_MAX) {
+		d->credit = CREDIT_MAX;
+		d->rest = REST_MIN;
+	}
+}
 
-	/* Code made anew for the twin is code that runs seldom, until it is no longer; a full cache is worse. */
-	d->budget -= (int64_t)(d->t->cpu->stat[STAT_TRANSLATE_BLOCKS] - d->blocks) * NEW_BLOCK;
-	d->blocks = d->t->cpu->stat[STAT_TRANSLATE_BLOCKS];
-	if (d->wipes != d->t->wipes)
-		d->budget = -FULL_CACHE;
-	d->wipes = d->t->wipes;
-	/* More than this is somebody else's time. */
-	d->budget -= (int64_t)(took < STOP_MAX ? took : STOP_MAX) + SWITCHES;
-	d->leave = d->budget < 0 && !d->always;
+static void account_stop(struct translate_direct *d, uint64_t cycles)
+{
+	d->credit -= (int64_t)(cycles < STOP_MAX ? cycles : STOP_MAX) + SWITCHES;
+	if (d->credit >= 0 || d->always)
+		return;
+	d->rest_until = tsc() + d->rest;
+	d->rest = d->rest * 2 < REST_MAX ? d->rest * 2 : REST_MAX;
+	d->credit = CREDIT_START;
+	STAT_INC(d->t->cpu, DIRECT_RESTS);
+}
+
+static bool is_resting(const struct translate_direct *d)
+{
+	return !d->always && (int64_t)(tsc() - d->rest_until) < 0;
 }
 
 /* ---- creation ---- */
+
+static uint64_t host_xcr0(void)
+{
+	uint32_t lo, hi;
+
+	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+	return (uint64_t)hi << 32 | lo;
+}
+
+static void *table(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
 
 void translate_direct_create(struct translate *t)
 {
 	const char *wish = getenv("TRAPEZE_DIRECT");
 	struct translate_direct *d;
 
-	if (!wish || !*wish || *wish == '0' || !(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE))
+	/* FSGSBASE: the stub has no other way; with it comes XSAVE. */
+	if ((wish && *wish == '0') || !(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE))
 		return;
 	d = calloc(1, sizeof(*d));
 	if (!d)
 		return;
 	d->t = t;
-	d->age = 1;
-	d->budget = BUDGET_MAX;
+	d->listener = d->pipe[0] = d->pipe[1] = d->pidfd = -1;
+	d->host_xcr0 = host_xcr0();
 	d->always = wish && *wish == 'a';
-	d->page = mmap(NULL, sizeof(*d->page) << DIRECT_PAGE_BITS, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (d->page == MAP_FAILED) {
-		free(d);
-		return;
-	}
+	d->credit = CREDIT_START;
+	d->rest = REST_MIN;
+	d->rest_until = d->looked = tsc();
+	d->want = TRANSLATE_NO_PAGE;
+	d->page = table(sizeof(*d->page) * DIRECT_PAGES_MAX);
+	d->index = table(sizeof(*d->index) << DIRECT_INDEX_BITS);
 	t->direct = d;
+	if (!d->page || !d->index)
+		translate_direct_destroy(t);
 }
 
 void translate_direct_destroy(struct translate *t)
@@ -98,285 +124,166 @@ void translate_direct_destroy(struct translate *t)
 	direct_twin_end(d);
 	if (d->region)
 		munmap(d->region, sizeof(*d->region));
-	munmap(d->page, sizeof(*d->page) << DIRECT_PAGE_BITS);
+	if (d->page)
+		munmap(d->page, sizeof(*d->page) * DIRECT_PAGES_MAX);
+	if (d->index)
+		munmap(d->index, sizeof(*d->index) << DIRECT_INDEX_BITS);
 	free(d);
 	t->direct = NULL;
 }
 
-/* Memory slots have changed. */
 void translate_direct_invalidate(struct translate *t)
 {
-	if (t->direct)
-		direct_twin_end(t->direct);
-}
-
-struct translate_jump *translate_direct_jumps(const struct translate *t)
-{
-	return t->direct && t->direct->region ? t->direct->region->jump : NULL;
-}
-
-void translate_direct_code(struct translate *t, uint64_t gva, uint64_t gpa)
-{
-	struct translate_direct *d = t->direct;
-
-	gva &= ~TZ_PAGE_MASK;
-	for (unsigned n = 0; n < d->codes; n++)
-		if (d->code[n].gva == gva)
-			return;
-	if (d->codes == DIRECT_CODE_PAGES)
+	if (!t->direct)
 		return;
-	d->code[d->codes].gva = gva;
-	d->code[d->codes++].gpa = gpa;
-}
-
-void translate_direct_code_clear(struct translate *t)
-{
-	t->direct->codes = 0;
+	direct_twin_end(t->direct);
+	t->direct->cr3 = 0;
 }
 
 void translate_direct_flushed(struct translate *t, enum x86_tlb_flush what, uint64_t gva)
 {
-	if (t->direct)
-		direct_map_flush(t->direct, what, gva);
+	struct translate_direct *d = t->direct;
+
+	if (!d)
+		return;
+	d->foreign |= what != X86_TLB_FLUSH_PAGE && (t->cpu->cr3 & ~TZ_PAGE_MASK) != d->cr3;
+	if (d->server)
+		direct_map_flush(d, what, gva);
 }
 
 void translate_direct_withheld(struct x86_cpu *cpu, unsigned hash)
 {
 	struct translate *t = translate_of(cpu);
 
-	if (t && t->direct)
+	if (t && t->direct && t->direct->server)
 		direct_map_withheld(t->direct, hash);
 }
 
-/* ---- the guest's state and the frame of the signal that parked the twin ---- */
-
-static greg_t *host_reg(ucontext_t *uc, unsigned host)
+void translate_direct_written(struct translate *t, uint64_t gpa)
 {
-	static const uint8_t order[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-					   REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
-
-	return &uc->uc_mcontext.gregs[order[host]];
+	if (t->direct && t->direct->execs)
+		direct_map_written(t->direct, gpa);
 }
 
-static uint8_t *spills(struct translate_direct *d)
+void translate_direct_wiped(struct translate *t)
 {
-	return d->region->spill;
+	if (t->direct)
+		direct_map_wiped(t->direct);
 }
 
-static uint64_t stack_middle(const struct translate_direct *d)
-{
-	return (uint64_t)(uintptr_t)(d->region->stack + sizeof(d->region->stack) / 2);
-}
+/* ---- the guest's state and the frame of the signal that the runner is held in ---- */
+
+static const uint8_t gregs[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+				   REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
 
 #define AREA_MXCSR 24
-#define AREA_XMM 160
+#define AREA_ST 32
+#define AREA_LEGACY 416 /* the rest up to the header is nobody's or the kernel's */
 #define AREA_HEADER 512
 #define AREA_EXTENDED 576
-#define AREA_PKRU 2688               /* as the host's CPUs have it */
-#define XSTATE_VECTOR UINT64_C(0xe6) /* SSE to AVX-512: what the host's XCR0 may have of these */
+#define AREA_PKRU 2688        /* as the host's CPUs have it; the guest's is elsewhere */
+#define XSTATE UINT64_C(0xe7) /* x87 to AVX-512: what the host's XCR0 may have of these */
+#define FLAGS_USER (X86_ARITH_FLAGS | X86_DF | X86_ID)
+#define FLAGS_APART (X86_TF | X86_IOPL | X86_NT | X86_RF | X86_AC | X86_VIF | X86_VIP | BIT64(17))
 
-/* x87 state is not the twin's business: it executes no such instruction. */
-static void vector_from(struct x86_cpu *cpu, const uint8_t *image, uint32_t size)
+static uint32_t extended_end(uint32_t size)
+{
+	return size < AREA_PKRU ? size : AREA_PKRU;
+}
+
+static void fpu_from(struct x86_cpu *cpu, const uint8_t *image, uint32_t size)
 {
 	uint8_t *area = cpu->fpu.area;
 	uint64_t ours = guest_load64(area + AREA_HEADER), theirs = guest_load64(image + AREA_HEADER);
-	uint32_t end = size < AREA_PKRU ? size : AREA_PKRU;
 
-	guest_store32(area + AREA_MXCSR, guest_load32(image + AREA_MXCSR));
-	tz_copy(area + AREA_XMM, image + AREA_XMM, 256);
-	tz_copy(area + AREA_EXTENDED, image + AREA_EXTENDED, end - AREA_EXTENDED);
-	guest_store64(area + AREA_HEADER, (ours & ~XSTATE_VECTOR) | (theirs & XSTATE_VECTOR));
+	tz_copy(area, image, AREA_MXCSR + 4);
+	tz_copy(area + AREA_ST, image + AREA_ST, AREA_LEGACY - AREA_ST);
+	tz_copy(area + AREA_EXTENDED, image + AREA_EXTENDED, extended_end(size) - AREA_EXTENDED);
+	guest_store64(area + AREA_HEADER, (ours & ~XSTATE) | (theirs & XSTATE));
 }
 
-static void vector_to(struct x86_cpu *cpu, uint8_t *image, uint32_t size)
+static void fpu_to(struct x86_cpu *cpu, uint8_t *image, uint32_t size)
 {
 	const uint8_t *area = cpu->fpu.area;
 	uint64_t ours = guest_load64(area + AREA_HEADER), theirs = guest_load64(image + AREA_HEADER);
-	uint32_t end = size < AREA_PKRU ? size : AREA_PKRU;
 
-	guest_store32(image + AREA_MXCSR, guest_load32(area + AREA_MXCSR));
-	tz_copy(image + AREA_XMM, area + AREA_XMM, 256);
-	tz_copy(image + AREA_EXTENDED, area + AREA_EXTENDED, end - AREA_EXTENDED);
+	tz_copy(image, area, AREA_MXCSR + 4);
+	tz_copy(image + AREA_ST, area + AREA_ST, AREA_LEGACY - AREA_ST);
+	tz_copy(image + AREA_EXTENDED, area + AREA_EXTENDED, extended_end(size) - AREA_EXTENDED);
 	/* Bits that the host does not have are not in ours either. */
-	guest_store64(image + AREA_HEADER, (theirs & ~XSTATE_VECTOR) | (ours & XSTATE_VECTOR));
+	guest_store64(image + AREA_HEADER, (theirs & ~XSTATE) | (ours & XSTATE));
 }
 
-static void state_from(struct translate_direct *d, ucontext_t *uc, uint32_t vector_size)
+static void state_from(struct translate_direct *d, const ucontext_t *uc, uint32_t vector_size)
 {
+	const greg_t *g = uc->uc_mcontext.gregs;
 	struct x86_cpu *cpu = d->t->cpu;
+	uint64_t flags = (uint64_t)g[REG_EFL];
 
-	for (unsigned g = 0; g < 16; g++)
-		cpu->gpr[g] = host_of(g) != HOST_NONE ? (uint64_t)*host_reg(uc, host_of(g))
-						      : guest_load64(spills(d) + spill_offset(g));
-	d->frame->scratch = (uint64_t)*host_reg(uc, HOST_T0);
-	vector_from(cpu, (const uint8_t *)uc->uc_mcontext.fpregs, vector_size);
+	for (unsigned n = 0; n < 16; n++)
+		cpu->gpr[n] = (uint64_t)g[gregs[n]];
+	cpu->rip = (uint64_t)g[REG_RIP];
+	/* RF is that of the host's fault. */
+	cpu->rflags = (cpu->rflags & ~(FLAGS_USER | X86_TF | X86_AC | X86_NT)) |
+		      (flags & (FLAGS_USER | X86_TF | X86_AC | X86_NT));
+	cpu->seg[X86_FS].base = d->region->report.fs_base;
+	cpu->seg[X86_GS].base = d->region->report.gs_base;
+	fpu_from(cpu, (const uint8_t *)uc->uc_mcontext.fpregs, vector_size);
 }
 
-/* As emit_resume(). */
-static void state_to(struct translate_direct *d, ucontext_t *uc, uint32_t vector_size, const void *code)
+static void state_to(struct translate_direct *d, ucontext_t *uc, uint32_t vector_size)
 {
+	greg_t *g = uc->uc_mcontext.gregs;
 	struct x86_cpu *cpu = d->t->cpu;
-	uint64_t f = d->frame->flags;
 
 	x86_fpu_put(cpu);
-	for (unsigned g = 0; g < 16; g++)
-		if (host_of(g) != HOST_NONE)
-			*host_reg(uc, host_of(g)) = (greg_t)cpu->gpr[g];
-		else
-			guest_store64(spills(d) + spill_offset(g), cpu->gpr[g]);
-	*host_reg(uc, HOST_T0) = (greg_t)d->frame->scratch;
-	*host_reg(uc, HOST_RSP) = (greg_t)stack_middle(d);
-	*host_reg(uc, HOST_WINDOW) = (greg_t)(uintptr_t)spills(d);
-	uc->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)code;
-	uc->uc_mcontext.gregs[REG_EFL] =
-		(greg_t)((cpu->rflags & X86_DF) | X86_IF | 2 | ((f >> 8) & 0xd5) | (f & 1) << 11);
-	vector_to(cpu, (uint8_t *)uc->uc_mcontext.fpregs, vector_size);
+	for (unsigned n = 0; n < 16; n++)
+		g[gregs[n]] = (greg_t)cpu->gpr[n];
+	g[REG_RIP] = (greg_t)cpu->rip;
+	g[REG_EFL] = (greg_t)((cpu->rflags & FLAGS_USER) | X86_IF | 2);
 	d->region->orders.fs_base = cpu->seg[X86_FS].base;
+	d->region->orders.gs_base = cpu->seg[X86_GS].base;
+	fpu_to(cpu, (uint8_t *)uc->uc_mcontext.fpregs, vector_size);
 }
 
-/* ---- stops ---- */
-
-/* The twin is gone with the guest's registers. */
-static tz_noreturn void lost(struct x86_cpu *cpu, struct translate_direct *d)
+/* Goes on with what is loaded already. */
+static void keep_bases(struct translate_direct *d)
 {
-	d->failed = true;
-	direct_twin_end(d);
-	x86_internal_error(cpu, "the process that runs the guest's user code has ended or was damaged by the guest");
+	d->region->orders.fs_base = d->region->report.fs_base;
+	d->region->orders.gs_base = d->region->report.gs_base;
 }
 
-/* A page that the guest may access and the twin does not have yet. */
-static bool serve_fault(struct translate_direct *d, ucontext_t *uc)
-{
-	uint64_t lo = (uint64_t)(uintptr_t)d->region->signal_stack, info_at = d->region->report.fault;
-	bool write = uc->uc_mcontext.gregs[REG_ERR] & 2;
-	struct x86_cpu *cpu = d->t->cpu;
-	const struct x86_tlb_entry *e;
-	const siginfo_t *info = (const siginfo_t *)(uintptr_t)info_at;
-	uint64_t page;
+/* ---- may it run there? ---- */
 
-	if (d->region->report.signal != SIGSEGV || info_at < lo || info_at + sizeof(*info) > lo + DIRECT_SIGNAL_STACK ||
-	    info->si_code == SI_KERNEL)
-		return false;
-	page = (uint64_t)(uintptr_t)info->si_addr & ~TZ_PAGE_MASK;
-	if (page >> 47)
-		return false;
-	e = x86_tlb_slot(cpu, X86_MMU_USER, page);
-	if ((write ? e->tag_write : e->tag_read) != page &&
-	    !x86_tlb_fill(cpu, page, write ? X86_ACCESS_WRITE : X86_ACCESS_READ, X86_MMU_USER))
-		return false;
-	/* Twice the same: mapped already, and yet it faults. */
-	if (page == d->fault_page && (uint64_t)uc->uc_mcontext.gregs[REG_RIP] == d->fault_rip)
-		return false;
-	if (!direct_map_page(d, page, e, write))
-		return false;
-	d->fault_page = page;
-	d->fault_rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
-	STAT_INC(cpu, DIRECT_PAGES);
-	return true;
+/* The selectors of a 64-bit process of Linux, which are the host's as well (asm/segment.h: __USER_CS, __USER_DS). */
+#define USER_CS 0x33
+#define USER_SS 0x2b
+
+static bool has_host_selectors(const struct x86_cpu *cpu)
+{
+	return cpu->seg[X86_CS].sel == USER_CS && cpu->seg[X86_SS].sel == USER_SS && !cpu->seg[X86_DS].sel &&
+	       !cpu->seg[X86_ES].sel && !cpu->seg[X86_FS].sel && !cpu->seg[X86_GS].sel;
 }
 
-/* More CALLs than RETs, or the other way round: start again. */
-static bool left_stack(struct translate_direct *d, ucontext_t *uc)
+static unsigned what_to_avoid(const struct translate_direct *d)
 {
-	uint64_t sp = (uint64_t)*host_reg(uc, HOST_RSP), lo = (uint64_t)(uintptr_t)d->region->below;
+	const struct x86_cpu *cpu = d->t->cpu;
 
-	if (sp < lo || sp > lo + sizeof(d->region->below) + sizeof(d->region->stack) + 8)
-		return false;
-	if (sp > lo + TZ_PAGE_SIZE + 8 && sp < (uint64_t)(uintptr_t)d->region->above)
-		return false;
-	*host_reg(uc, HOST_RSP) = (greg_t)stack_middle(d);
-	return true;
+	return (d->host_xcr0 == cpu->xcr0 ? 0 : DIRECT_AVOID_XSAVE) |
+	       (has_host_selectors(cpu) ? 0 : DIRECT_AVOID_SELECTORS) |
+	       (cpu->cr4 & X86_CR4_FSGSBASE ? 0 : DIRECT_AVOID_FSGSBASE);
 }
 
-/* The instruction that has faulted. */
-static const void *by_interp(struct translate_direct *d, ucontext_t *uc, uint32_t vector_size,
-			     const struct translate_record *r)
+static bool fits(const struct translate_direct *d)
 {
-	state_from(d, uc, vector_size);
-	if (r->flags & TRANSLATE_RECORD_HOST_FLAGS)
-		d->frame->flags = (uint16_t)translate_lahf((uint64_t)uc->uc_mcontext.gregs[REG_EFL]);
-	return translate_fault(d->t->cpu, r);
-}
+	const uint64_t cr4 = X86_CR4_OSFXSR | X86_CR4_OSXSAVE | X86_CR4_OSXMMEXCPT;
+	const struct x86_cpu *cpu = d->t->cpu;
 
-/* Why the twin has parked. Where it goes on, or NULL; *same: where it was. */
-static const void *stop(struct translate_direct *d, ucontext_t *uc, uint32_t vector_size, bool *same)
-{
-	struct translate *t = d->t;
-	struct x86_cpu *cpu = t->cpu;
-	const uint8_t *rip = (const uint8_t *)(uintptr_t)uc->uc_mcontext.gregs[REG_RIP];
-	uint64_t sp = (uint64_t)*host_reg(uc, HOST_RSP);
-	const struct translate_record *r;
-
-	*same = false;
-	STAT_INC(cpu, DIRECT_STOPS);
-	if (rip == t->stub_direct) {
-		/* The return address of the call that led there. */
-		if (sp < (uint64_t)(uintptr_t)d->region->stack || sp >= (uint64_t)(uintptr_t)d->region->above)
-			lost(cpu, d);
-		d->fault_page = TRANSLATE_NO_PAGE;
-		state_from(d, uc, vector_size);
-		return translate_detour(cpu, t->rx + (uint32_t)(guest_load64((const void *)(uintptr_t)sp) -
-								(uint64_t)(uintptr_t)t->rx));
-	}
-	if (left_stack(d, uc)) {
-		*same = true;
-		return rip;
-	}
-	r = rip >= t->rx && rip < t->rx + t->code_size ? translate_site_find(t, (uint32_t)(rip - t->rx)) : NULL;
-	if (!r)
-		lost(cpu, d);
-	if (!d->leave && serve_fault(d, uc)) {
-		*same = true;
-		return rip;
-	}
-	STAT_INC(cpu, DIRECT_FAULTS);
-	d->fault_page = TRANSLATE_NO_PAGE;
-	return by_interp(d, uc, vector_size, r);
-}
-
-/* An order has failed, the guest has not moved. It goes on here. */
-static void give_up(struct translate_direct *d, ucontext_t *uc, uint32_t vector_size, bool same)
-{
-	struct translate *t = d->t;
-
-	if (d->region->report.error == -ENOMEM)
-		d->budget = 0; /* too many mappings: later */
-	else
-		d->failed = true;
-	d->drop_all = true;
-	if (same)
-		by_interp(d, uc, vector_size,
-			  translate_site_find(t, (uint32_t)((uint64_t)uc->uc_mcontext.gregs[REG_RIP] -
-							    (uint64_t)(uintptr_t)t->rx)));
-}
-
-static void enter(struct x86_cpu *cpu, struct translate *t)
-{
-	struct translate_direct *d = t->direct;
-
-	t->in_direct = true;
-	d->leave = false;
-	t->frame = d->frame;
-	cpu->poll = &d->frame->poll;
-	d->frame->poll = 0;
-	/* Who asks for attention from now on sets that one. */
-	if (atomic_load(&cpu->attention))
-		d->frame->poll = 1;
-}
-
-void translate_direct_leave(struct x86_cpu *cpu, struct translate *t)
-{
-	if (likely(!t->in_direct))
-		return;
-	t->in_direct = false;
-	t->direct->budget -= SWITCHES;
-	t->frame = t->own;
-	cpu->poll = &t->own->poll;
-}
-
-bool translate_direct_leaving(const struct translate *t)
-{
-	return t->direct->leave || t->direct->stale || t->cpu->cpl != 3;
+	return cpu->cpl == 3 && cpu->code_size == 8 && !(cpu->rflags & FLAGS_APART) && (cpu->rflags & X86_IF) &&
+	       !(cpu->cr0 & (X86_CR0_EM | X86_CR0_TS)) && (cpu->cr4 & cr4) == cr4 && !(cpu->cr4 & X86_CR4_LA57) &&
+	       !((d->host_xcr0 ^ cpu->xcr0) & XSTATE) && !(cpu->seg[X86_FS].base >> 47) &&
+	       !(cpu->seg[X86_GS].base >> 47) && !(cpu->rip >> 47) && !d->t->guard && !cpu->tlb->overlay &&
+	       !x86_needs_stepping(cpu) && !cpu->guest_debug_bp && !cpu->io.logged;
 }
 
 /* Which address space: less PCID. */
@@ -385,89 +292,274 @@ static uint64_t cr3_of(const struct x86_cpu *cpu)
 	return cpu->cr3 & ~TZ_PAGE_MASK;
 }
 
+/* Another address space runs: often enough, and the twin becomes its. */
+static bool adopt(struct translate_direct *d)
+{
+	struct x86_cpu *cpu = d->t->cpu;
+
+	if (d->candidate != cr3_of(cpu)) {
+		d->candidate = cr3_of(cpu);
+		d->looks = 0;
+	}
+	if (!d->always) {
+		if (tsc() - d->looked < LOOK)
+			return false;
+		d->looked = tsc();
+		if (++d->looks < LOOKS)
+			return false;
+	}
+	d->looks = 0;
+	d->cr3 = cr3_of(cpu);
+	d->foreign = true;
+	d->drop_all = true;
+	d->stale = false;
+	return true;
+}
+
 bool translate_direct_eager(struct translate *t)
 {
 	struct translate_direct *d = t->direct;
 
-	if (!d || d->failed || (!d->always && (d->streak < STREAK || !d->twin)))
+	if (!d || d->failed || is_resting(d))
 		return false;
-	if (d->always)
-		return true;
-	account_settle(d);
-	return d->budget >= BUDGET_ENTER && d->cr3 == cr3_of(t->cpu);
+	return d->always || d->cr3 == cr3_of(t->cpu) || tsc() - d->looked >= LOOK;
 }
 
 bool translate_direct_wanted(struct x86_cpu *cpu, struct translate *t)
 {
 	struct translate_direct *d = t->direct;
 
-	if (!d || d->failed)
+	if (!d || d->failed || cpu->cpl != 3 || is_resting(d) || !fits(d))
 		return false;
-	account_settle(d);
-	if (d->settled - d->looked > LOOK) {
-		d->looked = d->settled;
-		if (cpu->cpl != 3)
-			d->streak -= d->streak != 0;
-		else
-			d->streak += d->streak < STREAK_MAX;
+	if (d->cr3 != cr3_of(cpu))
+		return adopt(d);
+	d->looks = 0;
+	return true;
+}
+
+/* ---- stops ---- */
+
+/* It cannot be used here, or not any more; the guest goes on translated. */
+static void give_up(struct translate_direct *d)
+{
+	d->failed = true;
+	direct_twin_end(d);
+}
+
+/*
+ * The runner is gone, and the guest's registers with it: it has made the kernel end it (by a frame of its own making),
+ * or the host has. The program is told as of something it may not do; it cannot go on.
+ */
+static tz_noreturn void lost(struct translate_direct *d)
+{
+	direct_twin_end(d);
+	d->cr3 = 0;
+	d->failed = ++d->losses >= LOSSES;
+	STAT_INC(d->t->cpu, DIRECT_LOSSES);
+	x86_raise_gp0(d->t->cpu);
+}
+
+enum outcome {
+	GO_ON, /* where it was */
+	STEP,  /* the instruction there is interp's */
+	LEAVE, /* the state is in struct x86_cpu, that is all */
+};
+
+/* SDM 3A 4.7: what the processor says about a page fault. */
+#define PF_WRITE 2u
+#define PF_FETCH 16u
+
+static enum outcome page_fault(struct translate_direct *d, const ucontext_t *uc)
+{
+	const siginfo_t *info = direct_twin_siginfo(d);
+	uint64_t page, error = (uint64_t)uc->uc_mcontext.gregs[REG_ERR];
+	unsigned kind = error & PF_FETCH ? X86_ACCESS_EXEC : error & PF_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ;
+
+	d->want = TRANSLATE_NO_PAGE;
+	if (!info)
+		lost(d);
+	if (info->si_code == SI_KERNEL || uc->uc_mcontext.gregs[REG_TRAPNO] != X86_PF_EXC)
+		return STEP;
+	page = (uint64_t)(uintptr_t)info->si_addr & ~TZ_PAGE_MASK;
+	if (page >> 47)
+		return STEP;
+	if (!direct_map_serve(d, page, kind)) {
+		d->want = page | kind;
+		return STEP;
 	}
-	if (cpu->cpl != 3 || (!d->always && (d->streak < STREAK || d->budget < BUDGET_ENTER)))
-		return false;
-	if (t->guard || cpu->tlb->overlay || cpu->dr_watch || cpu->dr_exec)
-		return false;
-	if (d->cr3 != cr3_of(cpu)) {
-		if (d->pages && !d->always && ++d->stranger < STRANGERS)
+	return GO_ON;
+}
+
+/* Selectors that it has loaded itself: what they are is for the guest's tables to say. Raises. */
+static void load_selectors(struct translate_direct *d, const ucontext_t *uc)
+{
+	static const uint8_t order[4] = { X86_DS, X86_ES, X86_FS, X86_GS };
+	struct x86_cpu *cpu = d->t->cpu;
+	uint64_t cs_gs_fs_ss = (uint64_t)uc->uc_mcontext.gregs[REG_CSGSFS];
+
+	for (unsigned n = 0; n < ARRAY_SIZE(order); n++) {
+		uint16_t selector = d->region->report.selector[n];
+		struct x86_seg s;
+
+		if (likely(!selector))
+			continue;
+		/* The next runner has none. */
+		d->foreign = true;
+		s = x86_seg_prepare(cpu, order[n], selector);
+		x86_seg_commit(cpu, order[n], &s);
+	}
+	/* A far jump into 32-bit code. Its CS cannot be taken over here: it ends as a jump to a bad selector would. */
+	if (unlikely((uint16_t)cs_gs_fs_ss != USER_CS))
+		x86_raise_gp0(cpu);
+}
+
+/* Back to the instruction that trapped, for interp: INT3, INT 3, INT 80h, SYSCALL, INT1. */
+static void rewind_trap(struct x86_cpu *cpu, bool system_call)
+{
+	uint8_t b[2];
+	gpa_t gpa;
+
+	if (x86_fetch(cpu, cpu->rip - 2, b, 2, &gpa) != 2)
+		return;
+	if (system_call || (b[0] == 0xcd && b[1] == 3))
+		cpu->rip -= 2;
+	else if (b[1] == 0xcc || b[1] == 0xf1)
+		cpu->rip -= 1;
+}
+
+/* Why the runner has stopped. */
+static enum outcome stop(struct translate_direct *d, const ucontext_t *uc, uint32_t vector_size)
+{
+	struct x86_cpu *cpu = d->t->cpu;
+	unsigned signal = (unsigned)d->where[0];
+	enum outcome o = STEP;
+
+	STAT_INC(cpu, DIRECT_STOPS);
+	if (signal == SIGSEGV && page_fault(d, uc) == GO_ON) {
+		keep_bases(d);
+		return GO_ON;
+	}
+	state_from(d, uc, vector_size);
+	load_selectors(d, uc);
+	switch (signal) {
+	case SIGUSR1: o = LEAVE; break;
+	case SIGSYS: rewind_trap(cpu, true); break;
+	case SIGTRAP:
+		if (cpu->rflags & X86_TF) {
+			/* It has set TF itself and one more instruction is done (SDM 3B 17.3.1.4). */
+			cpu->ev.db_pending |= X86_DR6_BS;
+			x86_cpu_attention(cpu, X86_ATT_TRAP);
+			o = LEAVE;
+		} else {
+			rewind_trap(cpu, false);
+		}
+		break;
+	default: break;
+	}
+	return o;
+}
+
+/*
+ * The instruction at CS:RIP by interp; false: it has led to where this does not go on. Code that may not be executed
+ * here is left by as many steps.
+ */
+#define STEPS 64
+
+static bool step(struct translate_direct *d)
+{
+	struct x86_cpu *cpu = d->t->cpu;
+	uint64_t page = cpu->rip & ~TZ_PAGE_MASK;
+	bool whole_page = d->want == (page | X86_ACCESS_EXEC);
+
+	d->credit -= whole_page ? REFUSAL : 0;
+	for (unsigned n = 0; n < (whole_page ? STEPS : 1); n++) {
+		translate_step(cpu, d->t);
+		if (cpu->cpl != 3 || cpu->io.logged || atomic_load_explicit(&cpu->attention, memory_order_relaxed))
 			return false;
-		d->cr3 = cr3_of(cpu);
-		d->stale = true;
-		d->drop_all |= d->pages != 0;
+		if ((cpu->rip & ~TZ_PAGE_MASK) != page)
+			break;
 	}
-	d->stranger = 0;
-	if (!d->twin && (!direct_twin_start(d) || d->failed)) {
-		d->failed = true;
-		direct_twin_end(d);
+	return fits(d) && d->cr3 == cr3_of(cpu);
+}
+
+/* The twin as it must be before the guest goes on there. */
+static bool make_ready(struct translate_direct *d)
+{
+	unsigned avoid = what_to_avoid(d);
+
+	d->drop_all |= d->avoid != avoid;
+	d->avoid = avoid;
+	if (direct_map_collides(d)) {
+		d->rest_until = tsc() + REST_MAX;
 		return false;
+	}
+	if (unlikely(d->foreign || !d->runner)) {
+		direct_map_prepare(d);
+		d->foreign = false;
+		d->credit -= RENEWAL;
+		if (!direct_twin_renew(d)) {
+			give_up(d);
+			return false;
+		}
+	}
+	direct_map_refresh(d);
+	/* What it was about to get when it last left. */
+	if (d->want != TRANSLATE_NO_PAGE) {
+		if ((d->want & TZ_PAGE_MASK) != X86_ACCESS_EXEC)
+			direct_map_serve(d, d->want & ~TZ_PAGE_MASK, (unsigned)(d->want & TZ_PAGE_MASK));
+		d->want = TRANSLATE_NO_PAGE;
 	}
 	return true;
+}
+
+/* The runner from one stop to the next. */
+static enum outcome go(struct translate_direct *d, uint64_t *since, bool enter)
+{
+	enum direct_result r;
+	uint32_t vector_size;
+	ucontext_t *uc = direct_twin_context(d, &vector_size);
+	uint64_t now;
+
+	if (!uc)
+		lost(d);
+	if (enter)
+		state_to(d, uc, vector_size);
+	direct_map_prepare(d);
+	now = tsc();
+	account_stop(d, now - *since);
+	r = direct_twin_go(d);
+	*since = tsc();
+	account_ran(d, *since - now);
+	if (r == DIRECT_LOST)
+		lost(d);
+	uc = direct_twin_context(d, &vector_size);
+	if (!uc)
+		lost(d);
+	if (r == DIRECT_REFUSED) {
+		/* It has not moved. -ENOMEM: too many mappings. */
+		state_from(d, uc, vector_size);
+		d->drop_all = true;
+		d->failed = d->error != -ENOMEM;
+		return LEAVE;
+	}
+	return stop(d, uc, vector_size);
 }
 
 void translate_direct_run(struct x86_cpu *cpu, struct translate *t)
 {
 	struct translate_direct *d = t->direct;
-	uint64_t since = __builtin_ia32_rdtsc();
-	uint32_t vector_size;
-	ucontext_t *uc;
-	const void *code;
-	bool same = false;
+	uint64_t since = tsc();
+	enum outcome o;
 
-	enter(cpu, t);
-	direct_map_refresh(d);
-	STAT_INC(cpu, DIRECT_ENTRIES);
-	for (code = translate_next(cpu, t, NULL); code;) {
-		uc = direct_twin_context(d, &vector_size);
-		if (!uc)
-			lost(cpu, d);
-		if (!same)
-			state_to(d, uc, vector_size, code);
-		direct_map_prepare(d);
-		account_charge(d, since);
-		since = __builtin_ia32_rdtsc();
-		if (!direct_twin_go(d, true))
-			lost(cpu, d);
-		STAT_ADD(cpu, DIRECT_CYCLES, __builtin_ia32_rdtsc() - since);
-		since = __builtin_ia32_rdtsc();
-		account_settle(d);
-		uc = direct_twin_context(d, &vector_size);
-		if (!uc)
-			lost(cpu, d);
-		if (unlikely(d->region->report.error)) {
-			give_up(d, uc, vector_size, same);
-			break;
-		}
-		code = stop(d, uc, vector_size, &same);
+	if (!d->server && (!direct_twin_start(d) || !d->server)) {
+		give_up(d);
+		return;
 	}
-	account_charge(d, since);
-	STAT_ADD(cpu, INSNS, t->frame->insns);
-	t->frame->insns = 0;
-	translate_direct_leave(cpu, t);
+	STAT_INC(cpu, DIRECT_ENTRIES);
+	do {
+		if (!make_ready(d))
+			return;
+		for (o = go(d, &since, true); o == GO_ON; o = go(d, &since, false))
+			;
+	} while (o == STEP && step(d) && !is_resting(d));
 }

@@ -1,78 +1,82 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Direct memory: guest user code (CPL 3) runs in a process of its own, the "twin", whose address space is the guest's.
+ * Direct execution: guest user code (CPL 3, 64-bit) runs as it is, by the host's processor, in a process of its own,
+ * the "twin", whose address space is the guest's.
  *
- * The twin is a clone of this process that has given up all memory but: translated code (not writable), guest RAM
- * (not accessible where the monitor has it), and the region below. There guest code translated in
- * TRANSLATE_MODE_DIRECT runs: its memory operands are the guest's linear addresses. A page of the guest appears in
- * the twin when an access has faulted and the walk of the guest's page tables allows it, at the permission that the
- * software TLB has for it, and goes when the TLB's entry would go. So the TLB's rules (A and D bits, code pages, slots,
- * dirty log, watched pages) hold here as well.
+ * The twin is two tasks that share one address space. The "runner" executes the guest's code. A page of the guest
+ * appears there when an access has faulted and the walk of the guest's page tables allows it, at the permission that
+ * the software TLB has for it, and goes when the TLB's entry would go: its rules (A and D bits, code pages, slots,
+ * dirty log, watched pages) hold here as well. The "server" executes the system calls that change mappings
+ * ("orders"); it runs nothing but its loop in the stub.
  *
- * Everything that leaves translated code is a signal: a fault, or the UD2 that stands where code for this process calls
- * C. The twin's handler parks: it waits for orders (system calls that change mappings), then returns to where the
- * kernel's frame says, which this process has filled in. Both take turns; while the twin runs, the vCPU's thread waits.
+ * Everything that guest code cannot do by itself is a signal in the runner: faults, and system calls, as its seccomp
+ * filter turns each into SIGSYS. The handler makes one call that the filter hands to this process (seccomp's user
+ * notification): the kernel holds the runner there and says so, so nothing the guest writes can pretend it. From then
+ * on the signal's frame is the guest's state: most faults are served by orders, for all else the state moves to struct
+ * x86_cpu, interp does that one instruction, and the guest goes on wherever it then belongs. Who wants the vCPU's
+ * attention sends the runner a signal.
  *
- * What confines it: translated code has no SYSCALL, jumps only to translated code (the jump cache and the orders are
- * read-only there), and a seccomp filter leaves the few calls that orders need. What the guest
- * can write in the region is believed only as its own state (registers, flags, its page), and the kernel's frame is
- * checked before it is used. It can read the region and the code, with the host's addresses in them.
+ * What confines it: the runner's filter allows that call and the return from the handler, both only in the stub, which
+ * is not writable. What the guest can do to itself with them (frames of its own making) it can do to its own address
+ * space alone: a runner that has served one is replaced before another gets its pages. The guest can read and write
+ * its own state there, and read the stub and the orders; nothing of this process is in the twin.
  *
- * Who needs more than guest memory (a fault that the page tables do not allow, MMIO, instructions without an
- * emitter, system calls) comes back, and runs here as ever. That costs some microseconds, so an account of
- * them decides whether the twin is used (translate_direct_wanted()).
+ * Instructions that the processor would execute for the host instead of the guest without a fault (CPUID, SGDT, LAR
+ * and such: direct_scan.c) keep their page from being executed there. Selectors are the host's; for a guest whose
+ * programs have others than those of 64-bit Linux, instructions that see or load them are among those.
  *
- * Only where the environment asks for it, TRAPEZE_DIRECT=1 (or =always, for tests): compute-bound programs gain, those
- * with much code lose (docs/performance.md).
+ * A stop costs some 10 us, so an account decides whether code runs here or translated (translate_direct_wanted()).
+ * TRAPEZE_DIRECT=0 in the environment turns it off, =always (for tests) uses it whatever it costs.
  *
- * Thread: the vCPU's own, but for direct_map_withheld().
+ * Thread: the vCPU's own, but for direct_map_withheld() and direct_twin_interrupt().
  */
 #ifndef TZ_TRANSLATE_DIRECT_H
 #define TZ_TRANSLATE_DIRECT_H
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <signal.h>
 #include <sys/types.h>
 #include <ucontext.h>
 
-#include "translate/emit.h"
+#include "translate/translate.h"
 
 /* ---- the region: shared, at the same address in both ---- */
 
 #define DIRECT_SIGNAL_STACK (64u << 10) /* of the kernel's frames: with the largest vector state some 11 KiB */
 #define DIRECT_CALLS 80
+#define DIRECT_SLOTS 32
 
 struct direct_call {
 	uint64_t nr, arg[5];
 };
 
-/* Offsets are known to the stub (direct_twin.c). */
+/* The stub knows the offsets of both (direct_twin.c). */
 struct direct_report {
-	_Atomic uint32_t parked;
-	uint32_t signal;
-	uint64_t context; /* ucontext_t * */
-	int64_t error;    /* of the call that failed, or 0 */
-	uint64_t fault;   /* siginfo_t * */
+	uint64_t fs_base, gs_base;
+	uint16_t selector[4]; /* DS, ES, FS, GS */
+	uint8_t scratch[8];
+	_Atomic uint32_t ready;
+	int32_t listener;
+	bool shared[DIRECT_SLOTS]; /* memory slots that could be mapped again */
 };
 
 struct direct_orders {
-	_Atomic uint32_t sequence; /* changes: there are new ones */
 	uint32_t count, resume;
-	uint32_t unused;
-	uint64_t fs_base;
-	uint64_t unused2;
+	uint64_t fs_base, gs_base;
+	int32_t pipe, listener;
+	struct seccomp_notif_resp answer;
+	struct sock_fprog program;
+	stack_t stack;
 	struct direct_call call[DIRECT_CALLS];
+	struct sock_filter filter[24];
 };
 
 struct direct_region {
 	/* The twin may write: */
 	_Alignas(TZ_PAGE_SIZE) struct direct_report report;
 	_Alignas(TZ_PAGE_SIZE) uint8_t signal_stack[DIRECT_SIGNAL_STACK];
-	_Alignas(TZ_PAGE_SIZE) uint8_t below[TZ_PAGE_SIZE];     /* nobody may use it */
-	_Alignas(TZ_PAGE_SIZE) uint8_t stack[4 * TZ_PAGE_SIZE]; /* RSP in translated code starts in the middle */
-	_Alignas(TZ_PAGE_SIZE) uint8_t above[TZ_PAGE_SIZE];     /* nor this */
-	_Alignas(TZ_PAGE_SIZE) uint8_t spill[TZ_PAGE_SIZE];     /* r15: guest registers that have no host register */
-	_Alignas(TZ_PAGE_SIZE) uint8_t frame[TZ_PAGE_SIZE];     /* struct translate_frame, as far as */
 	/* It may only read: */
-	struct translate_jump jump[1u << TRANSLATE_JUMP_BITS]; /* this */
 	_Alignas(TZ_PAGE_SIZE) struct direct_orders orders;
 	/* It may execute: */
 	_Alignas(TZ_PAGE_SIZE) uint8_t stub[TZ_PAGE_SIZE];
@@ -80,39 +84,43 @@ struct direct_region {
 
 /* ---- pages of the guest in the twin ---- */
 
-#define DIRECT_PAGE_BITS 16
-#define DIRECT_PAGES_MAX 40000u /* well below vm.max_map_count's default, 65530 */
+#define DIRECT_INDEX_BITS 17
+#define DIRECT_PAGES_MAX 30000u /* well below vm.max_map_count's default, 65530 */
+#define DIRECT_AROUND 16        /* pages that one fault may bring */
 
 /* 4 KiB, or the 2 MiB that a large page gave. */
 struct direct_page {
-	uint64_t gva, gpa; /* gva: | DIRECT_LARGE */
-	uint32_t age;      /* an entry of another age is none */
-	bool write;
+	uint64_t gva, gpa; /* gva: | DIRECT_LARGE; gpa: TRANSLATE_NO_PAGE: gone */
+	bool write, exec;
 };
 #define DIRECT_LARGE 1u
 #define DIRECT_LARGE_SIZE (UINT64_C(1) << 21)
-#define DIRECT_CODE_PAGES 512
-
-#define DIRECT_RANGES 32
 
 struct translate_direct {
 	struct translate *t;
 	struct direct_region *region;
-	struct translate_frame *frame; /* in it */
-	pid_t twin;                    /* 0: none */
-	bool failed;                   /* it does not work here: for good */
-	bool leave;                    /* at the next block */
-	bool always;                   /* TRAPEZE_DIRECT=always: whatever it costs, for tests */
+	uint64_t end;         /* of what the twin has for itself: the region and, behind it, guest RAM */
+	pid_t server, runner; /* 0: none */
+	int listener, pipe[2], pidfd;
+	bool sync;         /* the kernel lets the one who is woken run on the CPU of who wakes it */
+	int cpu;           /* if not, that both are bound to; -1: none yet */
+	uint64_t notice;   /* the runner's, while it is held */
+	uint64_t where[3]; /* signal, siginfo_t *, ucontext_t * of it */
+	int64_t error;     /* of the order that failed */
+	bool failed;       /* it does not work here: for good */
+	bool always;       /* TRAPEZE_DIRECT=always: whatever it costs */
+	unsigned losses;
+	uint64_t host_xcr0;
 
-	/* What the twin has for itself, sorted: the guest's pages there cannot be mapped. */
-	struct direct_range {
-		uint64_t start, end;
-	} reserved[DIRECT_RANGES];
-	unsigned ranges;
+	/* Where memory slots are in the twin, not accessible; 0: not there. */
+	struct direct_alias {
+		uint64_t host, size, at;
+	} alias[DIRECT_SLOTS];
+	unsigned aliases;
 
 	struct direct_page *page;
-	uint32_t age;
-	unsigned pages;
+	uint32_t *index; /* by address: number of the page + 1; 0: none */
+	unsigned pages, execs;
 	bool drop_all;
 	bool split; /* some of 4 KiB come from large pages */
 	/*
@@ -120,43 +128,67 @@ struct translate_direct {
 	 * guest's process comes back to what it had.
 	 */
 	bool stale;
+	bool foreign; /* another address space has been there meanwhile: the runner must go */
 	uint64_t cr3;
-	unsigned stranger; /* looks that found another address space there */
-	/* Pages that the twin's jump cache and links lead to, likewise. */
-	struct {
-		uint64_t gva, gpa;
-	} code[DIRECT_CODE_PAGES];
-	unsigned codes;
-	uint64_t fault_page, fault_rip; /* the last one served */
+	uint64_t candidate; /* address space that may become the twin's, */
+	unsigned looks;     /* found running so often */
+	uint64_t looked;
 
-	/* The account, in TSC cycles: what being here may cost. */
-	int64_t budget;
-	uint64_t settled, looked;
-	uint64_t blocks, wipes; /* counted at the last stop */
-	unsigned streak;
+	uint64_t want; /* page that the guest is about to get, | kind of access; TRANSLATE_NO_PAGE */
+
+	/* The account, in TSC cycles: what being here may yet cost. */
+	int64_t credit;
+	uint64_t rest_until, rest;
+	unsigned avoid; /* DIRECT_AVOID_*: instructions that the host would execute in another way */
 };
 
 /* ---- direct_twin.c ---- */
-bool direct_twin_start(struct translate_direct *d); /* then it is parked */
+enum direct_result {
+	DIRECT_STOPPED, /* the runner is held, where[] says why */
+	DIRECT_REFUSED, /* an order has failed; it is still held where it was */
+	DIRECT_LOST,    /* there is no runner any more */
+};
+
+bool direct_twin_start(struct translate_direct *d);
 void direct_twin_end(struct translate_direct *d);
-/* Carry out the orders, then run (or not); returns when it is parked again. False: it is gone. */
-bool direct_twin_go(struct translate_direct *d, bool run);
+/* A runner that has executed nothing yet, after the orders. False: it cannot be. */
+bool direct_twin_renew(struct translate_direct *d);
+/* Carry out the orders, then let the runner go until it stops. */
+enum direct_result direct_twin_go(struct translate_direct *d);
+/* Thread: any. */
+void direct_twin_interrupt(struct x86_cpu *cpu);
 /*
- * Of the parked twin; NULL: not one of the kernel's. Its XSAVE image (SDM 1 13.4) has *vector_size bytes and, in what
- * FXSAVE leaves to software, a description (uapi asm/sigcontext.h, struct _fpx_sw_bytes).
+ * The frame of the signal the runner is held in; NULL: not one of the kernel's. Its XSAVE image (SDM 1 13.4) has
+ * *vector_size bytes and, in what FXSAVE leaves to software, a description (uapi asm/sigcontext.h, struct
+ * _fpx_sw_bytes).
  */
 ucontext_t *direct_twin_context(struct translate_direct *d, uint32_t *vector_size);
-#define DIRECT_SW 464
-#define DIRECT_SW_SIZE (DIRECT_SW + 16)
-#define DIRECT_FRAME_MIN 576u
+const siginfo_t *direct_twin_siginfo(const struct translate_direct *d); /* likewise */
 
 /* ---- direct_map.c ---- */
-void direct_map_reserve(struct translate_direct *d); /* what is not to be mapped, by the memory slots */
-/* Orders that make the guest's page at gva (with its TLB entry) accessible; false: it cannot be, or it is already. */
-bool direct_map_page(struct translate_direct *d, uint64_t gva, const struct x86_tlb_entry *e, bool write);
+bool direct_map_order(struct translate_direct *d, uint64_t nr, uint64_t a, uint64_t b, uint64_t c, uint64_t e,
+		      uint64_t f); /* false: no room */
+/* Orders that make the guest's page at gva accessible for `kind` (X86_ACCESS_*); false: it cannot be, or it is. */
+bool direct_map_serve(struct translate_direct *d, uint64_t gva, unsigned kind);
 void direct_map_refresh(struct translate_direct *d); /* before anything is mapped: serve `stale` */
 void direct_map_flush(struct translate_direct *d, enum x86_tlb_flush what, uint64_t gva);
 void direct_map_withheld(struct translate_direct *d, unsigned hash); /* write tags of pages with this code hash */
-void direct_map_prepare(struct translate_direct *d); /* before the twin goes on: orders for what is stale */
+void direct_map_written(struct translate_direct *d, uint64_t gpa);   /* code */
+void direct_map_wiped(struct translate_direct *d);
+void direct_map_prepare(struct translate_direct *d); /* before the runner goes on: serve `drop_all` */
+/* Does the guest use addresses that the twin has for itself? */
+bool direct_map_collides(const struct translate_direct *d);
+
+/* ---- direct_scan.c ---- */
+/*
+ * May the page of code be executed as it is? `before`: DIRECT_SCAN_BEFORE bytes in front of it, or NULL; `after`: the
+ * DIRECT_SCAN_AFTER behind it, or NULL. avoid: what else is not to be executed, DIRECT_AVOID_*.
+ */
+#define DIRECT_AVOID_XSAVE 1u     /* XSAVE, XRSTOR and their like */
+#define DIRECT_AVOID_SELECTORS 2u /* what reads or loads a segment register */
+#define DIRECT_AVOID_FSGSBASE 4u  /* RDFSBASE and its like */
+#define DIRECT_SCAN_BEFORE 96
+#define DIRECT_SCAN_AFTER 16
+bool direct_scan_page(const uint8_t *page, const uint8_t *before, const uint8_t *after, unsigned avoid);
 
 #endif

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "base/stats.h"
 #include "mem/memslot.h"
 #include "translate/direct.h"
 #include "x86/paging.h"
@@ -10,46 +11,28 @@
 #define USER_END (UINT64_C(1) << 47)
 #define USER_FIRST (UINT64_C(1) << 16) /* vm.mmap_min_addr's default */
 
-/* ---- what the twin has for itself ---- */
-
-static void reserve(struct translate_direct *d, const void *p, uint64_t size)
+static uint64_t area_start(const struct translate_direct *d)
 {
-	uint64_t start = (uint64_t)(uintptr_t)p & ~TZ_PAGE_MASK,
-		 end = ((uint64_t)(uintptr_t)p + size + TZ_PAGE_MASK) & ~TZ_PAGE_MASK;
-	unsigned n = d->ranges;
-
-	if (n == DIRECT_RANGES) {
-		d->failed = true; /* more memory slots than anybody has */
-		return;
-	}
-	for (; n && d->reserved[n - 1].start > start; n--)
-		d->reserved[n] = d->reserved[n - 1];
-	d->reserved[n] = (struct direct_range){ start, end };
-	d->ranges++;
+	return (uint64_t)(uintptr_t)d->region;
 }
 
-void direct_map_reserve(struct translate_direct *d)
+bool direct_map_collides(const struct translate_direct *d)
 {
-	const struct mem_map *map = atomic_load(&d->t->cpu->mem->map);
+	const struct x86_cpu *cpu = d->t->cpu;
+	uint64_t entry;
 
-	d->ranges = 0;
-	reserve(d, d->region, sizeof(*d->region));
-	reserve(d, d->t->rx, d->t->code_size);
-	for (size_t n = 0; n < map->count; n++)
-		reserve(d, map->slot[n].hva, map->slot[n].size);
-}
-
-static bool is_reserved(const struct translate_direct *d, uint64_t page)
-{
-	for (unsigned n = 0; n < d->ranges; n++)
-		if (page >= d->reserved[n].start && page < d->reserved[n].end)
+	/* SDM 3A 4.5: an entry of the PML4 table stands for 512 GiB. */
+	for (uint64_t n = area_start(d) >> 39; n <= d->end >> 39; n++)
+		if (!mem_read(cpu->mem, GPA((cpu->cr3 & UINT64_C(0xffffffffff000)) + 8 * n), &entry, sizeof(entry)) ||
+		    (entry & 1))
 			return true;
 	return false;
 }
 
 /* ---- orders ---- */
 
-static bool order(struct translate_direct *d, uint64_t nr, uint64_t a, uint64_t b, uint64_t c, uint64_t e, uint64_t f)
+bool direct_map_order(struct translate_direct *d, uint64_t nr, uint64_t a, uint64_t b, uint64_t c, uint64_t e,
+		      uint64_t f)
 {
 	struct direct_orders *o = &d->region->orders;
 
@@ -59,43 +42,79 @@ static bool order(struct translate_direct *d, uint64_t nr, uint64_t a, uint64_t 
 	return true;
 }
 
+static void release_code(struct translate_direct *d, struct direct_page *p)
+{
+	if (!p->exec)
+		return;
+	p->exec = false;
+	d->execs--;
+	translate_protect_done(d->t, p->gpa);
+}
+
 void direct_map_prepare(struct translate_direct *d)
 {
-	uint64_t from = USER_FIRST;
-
 	if (likely(!d->drop_all))
 		return;
+	for (unsigned n = 0; n < d->pages && d->execs; n++)
+		release_code(d, &d->page[n]);
 	d->drop_all = d->split = false;
 	d->pages = 0;
-	d->age++;
+	tz_clear(d->index, sizeof(*d->index) << DIRECT_INDEX_BITS);
 	d->region->orders.count = 0;
-	for (unsigned n = 0; n <= d->ranges; n++) {
-		uint64_t to = n < d->ranges ? d->reserved[n].start : USER_END - TZ_PAGE_SIZE;
-
-		if (to > from)
-			order(d, SYS_munmap, from, to - from, 0, 0, 0);
-		if (n < d->ranges && d->reserved[n].end > from)
-			from = d->reserved[n].end;
-	}
+	direct_map_order(d, SYS_munmap, USER_FIRST, area_start(d) - USER_FIRST, 0, 0, 0);
+	direct_map_order(d, SYS_munmap, d->end, USER_END - TZ_PAGE_SIZE - d->end, 0, 0, 0);
 }
-_Static_assert(DIRECT_RANGES < DIRECT_CALLS / 2, "room for more orders behind those");
+
+void direct_map_wiped(struct translate_direct *d)
+{
+	/* What protected the pages is forgotten already. */
+	for (unsigned n = 0; n < d->pages && d->execs; n++) {
+		d->execs -= d->page[n].exec;
+		d->page[n].exec = false;
+	}
+	d->drop_all = true;
+}
 
 /* ---- pages ---- */
 
-/* The page's place, or where it would be. */
-static struct direct_page *place(const struct translate_direct *d, uint64_t gva)
+static struct direct_page *find(const struct translate_direct *d, uint64_t gva, uint32_t *place)
 {
 	uint32_t n = (uint32_t)((gva >> TZ_PAGE_SHIFT ^ gva << 30) * UINT64_C(0x9e3779b97f4a7c15) >>
-				(64 - DIRECT_PAGE_BITS));
+				(64 - DIRECT_INDEX_BITS));
 
-	while (d->page[n].age == d->age && d->page[n].gva != gva)
-		n = (n + 1) % (1u << DIRECT_PAGE_BITS);
-	return &d->page[n];
+	while (d->index[n] && d->page[d->index[n] - 1].gva != gva)
+		n = (n + 1) % (1u << DIRECT_INDEX_BITS);
+	*place = n;
+	return d->index[n] ? &d->page[d->index[n] - 1] : NULL;
 }
 
-static bool is_live(const struct translate_direct *d, const struct direct_page *p)
+static bool is_live(const struct direct_page *p)
 {
-	return p->age == d->age && p->gpa != TRANSLATE_NO_PAGE;
+	return p && p->gpa != TRANSLATE_NO_PAGE;
+}
+
+static struct direct_page *find_live(const struct translate_direct *d, uint64_t gva)
+{
+	uint32_t place;
+	struct direct_page *p = find(d, gva, &place);
+
+	return is_live(p) ? p : NULL;
+}
+
+/* A page that is gone keeps its place for when it comes back. NULL: there are too many. */
+static struct direct_page *page_add(struct translate_direct *d, uint64_t gva)
+{
+	uint32_t place;
+	struct direct_page *p = find(d, gva, &place);
+
+	if (p)
+		return p;
+	if (d->pages == DIRECT_PAGES_MAX)
+		return NULL;
+	p = &d->page[d->pages++];
+	*p = (struct direct_page){ .gva = gva, .gpa = TRANSLATE_NO_PAGE };
+	d->index[place] = d->pages;
+	return p;
 }
 
 static uint64_t page_start(const struct direct_page *p)
@@ -108,67 +127,172 @@ static uint64_t page_size(const struct direct_page *p)
 	return p->gva & DIRECT_LARGE ? DIRECT_LARGE_SIZE : TZ_PAGE_SIZE;
 }
 
+/* 0: it is not there. */
+static uint64_t alias_of(const struct translate_direct *d, uint64_t host, uint64_t size)
+{
+	for (unsigned n = 0; n < d->aliases; n++) {
+		const struct direct_alias *a = &d->alias[n];
+
+		if (host >= a->host && host - a->host < a->size && size <= a->size - (host - a->host))
+			return a->at ? a->at + (host - a->host) : 0;
+	}
+	return 0;
+}
+
 /*
  * All 2 MiB around gva, from one entry of the guest's tables: what holds for the page, A and D included, holds for all
  * of them. Not if some are code, which has no write tag.
  */
-static bool may_be_large(const struct translate_direct *d, uint64_t gva, const struct x86_tlb_entry *e)
+static bool may_be_large(struct translate_direct *d, uint64_t gva, const struct x86_tlb_entry *e)
 {
 	struct x86_cpu *cpu = d->t->cpu;
 	const struct x86_tlb_info *info = x86_tlb_info(cpu, e);
 	uint64_t start = gva & ~(DIRECT_LARGE_SIZE - 1), gpa = info->gpa - (gva - start);
 	struct mem_hit hit;
 
-	if (info->page_shift < 21 || start < USER_FIRST || (gpa & (DIRECT_LARGE_SIZE - 1)))
+	if (info->page_shift < 21 || start < USER_FIRST || (gpa & (DIRECT_LARGE_SIZE - 1)) ||
+	    (start < d->end && start + DIRECT_LARGE_SIZE > area_start(d)))
 		return false;
-	for (unsigned n = 0; n < d->ranges; n++)
-		if (start < d->reserved[n].end && start + DIRECT_LARGE_SIZE > d->reserved[n].start)
-			return false;
 	if (!mem_lookup(cpu->mem, GPA(gpa), &hit) || hit.left < DIRECT_LARGE_SIZE ||
 	    (uint64_t)(uintptr_t)hit.hva != e->host - (gva - start))
 		return false;
 	for (uint64_t at = 0; at < DIRECT_LARGE_SIZE; at += TZ_PAGE_SIZE)
 		if (x86_tlb_is_code(cpu, GPA(gpa + at)))
 			return false;
-	return !is_live(d, place(d, start | DIRECT_LARGE));
+	return !find_live(d, start | DIRECT_LARGE);
 }
 
-bool direct_map_page(struct translate_direct *d, uint64_t gva, const struct x86_tlb_entry *e, bool write)
+/* The bytes of another page, if they can be executed and nothing has to be asked. */
+static const uint8_t *code_at(struct translate_direct *d, uint64_t page)
+{
+	struct x86_cpu *cpu = d->t->cpu;
+	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, X86_MMU_USER, page);
+	struct x86_walk w;
+	struct mem_hit hit;
+
+	if (e->tag_exec == page)
+		return (const uint8_t *)e->host;
+	if (!x86_walk(cpu, GVA(page), X86_ACCESS_EXEC, X86_MMU_USER, true, &w) || !mem_lookup(cpu->mem, w.gpa, &hit))
+		return NULL;
+	return hit.hva;
+}
+
+/* From now on its bytes do not change unnoticed. */
+static bool hold_code(struct translate_direct *d, uint64_t gva, const struct x86_tlb_entry *e)
+{
+	uint64_t gpa = x86_tlb_info(d->t->cpu, e)->gpa;
+	const uint8_t *host = (const uint8_t *)e->host, *before = code_at(d, gva - TZ_PAGE_SIZE),
+		      *after = code_at(d, gva + TZ_PAGE_SIZE);
+
+	translate_protect(d->t, gpa);
+	if (direct_scan_page(host, before ? before + TZ_PAGE_SIZE - DIRECT_SCAN_BEFORE : NULL, after, d->avoid))
+		return true;
+	translate_protect_done(d->t, gpa);
+	STAT_INC(d->t->cpu, DIRECT_SENSITIVE);
+	return false;
+}
+
+static bool can_map(struct translate_direct *d, uint64_t gva)
+{
+	return gva >= USER_FIRST && gva < USER_END - TZ_PAGE_SIZE && (gva < area_start(d) || gva >= d->end) &&
+	       d->region->orders.count + 2 <= DIRECT_CALLS;
+}
+
+static bool page_map(struct translate_direct *d, uint64_t gva, const struct x86_tlb_entry *e, bool exec)
 {
 	const struct x86_tlb_info *info = x86_tlb_info(d->t->cpu, e);
-	bool writable = e->tag_write == gva, large;
-	uint64_t start, host;
+	bool large, writable;
+	uint64_t start, size, alias;
 	struct direct_page *p;
 
-	if (gva < USER_FIRST || gva >= USER_END || is_reserved(d, gva) || e->tag_read != gva || (write && !writable))
-		return false;
-	if (d->pages >= DIRECT_PAGES_MAX) {
-		d->drop_all = true;
-		direct_map_prepare(d);
-	}
-	if (d->region->orders.count + 2 > DIRECT_CALLS)
-		return false;
-	large = may_be_large(d, gva, e);
+	large = !exec && may_be_large(d, gva, e);
 	start = large ? gva & ~(DIRECT_LARGE_SIZE - 1) : gva;
-	host = e->host - (gva - start);
-	p = place(d, start | (large ? DIRECT_LARGE : 0));
+	size = large ? DIRECT_LARGE_SIZE : TZ_PAGE_SIZE;
+	alias = alias_of(d, e->host - (gva - start), size);
+	if (!alias)
+		return false;
+	p = page_add(d, start | (large ? DIRECT_LARGE : 0));
+	if (!p) {
+		d->drop_all = true;
+		return false;
+	}
+	if (exec && !p->exec) {
+		if (!hold_code(d, gva, e))
+			return false;
+		d->execs++;
+		p->exec = true;
+	}
+	/* Code's are taken back by then. */
+	writable = e->tag_write == gva && !p->exec;
 	/* Of length 0: a second mapping of the same memory (mremap(2)), inaccessible as the first one is there. */
-	if (!is_live(d, p) || large)
-		order(d, SYS_mremap, host, 0, large ? DIRECT_LARGE_SIZE : TZ_PAGE_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED,
-		      start);
-	order(d, SYS_mprotect, start, large ? DIRECT_LARGE_SIZE : TZ_PAGE_SIZE, PROT_READ | (writable ? PROT_WRITE : 0),
-	      0, 0);
-	d->pages += p->age != d->age;
+	if (!is_live(p))
+		direct_map_order(d, SYS_mremap, alias, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, start);
+	direct_map_order(d, SYS_mprotect, start, size,
+			 PROT_READ | (writable ? PROT_WRITE : 0) | (p->exec ? PROT_EXEC : 0), 0, 0);
 	d->split |= info->page_shift > TZ_PAGE_SHIFT && !large;
-	*p = (struct direct_page){ start | (large ? DIRECT_LARGE : 0), info->gpa - (gva - start), d->age, writable };
+	p->gpa = info->gpa - (gva - start);
+	p->write = writable;
+	STAT_INC(d->t->cpu, DIRECT_PAGES);
+	return true;
+}
+
+/* The pages behind it that the guest could read as well: programs go through memory upwards. */
+static void map_around(struct translate_direct *d, uint64_t gva)
+{
+	struct x86_cpu *cpu = d->t->cpu;
+
+	for (unsigned n = 1; n < DIRECT_AROUND; n++) {
+		uint64_t page = gva + n * TZ_PAGE_SIZE;
+		const struct x86_tlb_entry *e = x86_tlb_slot(cpu, X86_MMU_USER, page);
+
+		if (!can_map(d, page) || find_live(d, page) ||
+		    find_live(d, (page & ~(DIRECT_LARGE_SIZE - 1)) | DIRECT_LARGE))
+			return;
+		/* A may be set, as by a speculative access (SDM 3A 4.8). */
+		if (e->tag_read != page &&
+		    (!x86_tlb_fill(cpu, page, X86_ACCESS_READ, X86_MMU_USER) || e->tag_read != page))
+			return;
+		if (!page_map(d, page, e, false))
+			return;
+	}
+}
+
+bool direct_map_serve(struct translate_direct *d, uint64_t gva, unsigned kind)
+{
+	struct x86_cpu *cpu = d->t->cpu;
+	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, X86_MMU_USER, gva);
+	const uint64_t *tag = kind == X86_ACCESS_WRITE  ? &e->tag_write
+			      : kind == X86_ACCESS_EXEC ? &e->tag_exec
+							: &e->tag_read;
+	struct direct_page *p;
+
+	if (!can_map(d, gva))
+		return false;
+	if ((*tag != gva && (!x86_tlb_fill(cpu, gva, kind, X86_MMU_USER) || *tag != gva)) ||
+	    (e->tag_read != gva && (!x86_tlb_fill(cpu, gva, X86_ACCESS_READ, X86_MMU_USER) || e->tag_read != gva)) ||
+	    *tag != gva)
+		return false;
+	p = find_live(d, gva);
+	if (!p && kind != X86_ACCESS_EXEC)
+		p = find_live(d, (gva & ~(DIRECT_LARGE_SIZE - 1)) | DIRECT_LARGE);
+	/* It has what the TLB would give. */
+	if (p && (kind == X86_ACCESS_WRITE ? p->write : kind == X86_ACCESS_EXEC ? p->exec : true))
+		return false;
+	if (!page_map(d, gva, e, kind == X86_ACCESS_EXEC))
+		return false;
+	if (kind == X86_ACCESS_READ)
+		map_around(d, gva);
 	return true;
 }
 
 /* Its place stays: others may have been put behind it. */
 static void page_drop(struct translate_direct *d, struct direct_page *p)
 {
+	release_code(d, p);
 	p->gpa = TRANSLATE_NO_PAGE;
-	if (!order(d, SYS_munmap, page_start(p), page_size(p), 0, 0, 0))
+	/* Small ones in a large one go with it. */
+	if (((p->gva & DIRECT_LARGE) && d->split) ||
+	    !direct_map_order(d, SYS_munmap, page_start(p), page_size(p), 0, 0, 0))
 		d->drop_all = true;
 }
 
@@ -182,11 +306,11 @@ void direct_map_flush(struct translate_direct *d, enum x86_tlb_flush what, uint6
 	}
 	if (!d->pages || d->drop_all)
 		return;
-	p = place(d, gva & ~TZ_PAGE_MASK);
-	if (is_live(d, p))
+	p = find_live(d, gva & ~TZ_PAGE_MASK);
+	if (p)
 		page_drop(d, p);
-	p = place(d, (gva & ~(DIRECT_LARGE_SIZE - 1)) | DIRECT_LARGE);
-	if (is_live(d, p))
+	p = find_live(d, (gva & ~(DIRECT_LARGE_SIZE - 1)) | DIRECT_LARGE);
+	if (p)
 		page_drop(d, p);
 }
 
@@ -194,21 +318,29 @@ void direct_map_withheld(struct translate_direct *d, unsigned hash)
 {
 	const unsigned hashes = X86_TLB_CODE_WORDS * 64;
 
-	if (!d->pages || d->drop_all)
+	if (d->drop_all)
 		return;
-	for (unsigned n = 0; n < 1u << DIRECT_PAGE_BITS; n++) {
+	for (unsigned n = 0; n < d->pages; n++) {
 		struct direct_page *p = &d->page[n];
 		uint64_t at;
 
-		if (!is_live(d, p) || !p->write)
+		if (!is_live(p) || !p->write)
 			continue;
 		at = (uint64_t)((hash + hashes - x86_tlb_code_hash(GPA(p->gpa))) % hashes) << TZ_PAGE_SHIFT;
 		if (at >= page_size(p))
 			continue;
 		p->write = (p->gva & DIRECT_LARGE) != 0;
-		if (!order(d, SYS_mprotect, page_start(p) + at, TZ_PAGE_SIZE, PROT_READ, 0, 0))
+		if (!direct_map_order(d, SYS_mprotect, page_start(p) + at, TZ_PAGE_SIZE, PROT_READ, 0, 0))
 			d->drop_all = true;
 	}
+}
+
+void direct_map_written(struct translate_direct *d, uint64_t gpa)
+{
+	gpa &= ~TZ_PAGE_MASK;
+	for (unsigned n = 0; n < d->pages && d->execs && !d->drop_all; n++)
+		if (d->page[n].exec && d->page[n].gpa == gpa)
+			page_drop(d, &d->page[n]);
 }
 
 /* ---- after a flush ---- */
@@ -218,19 +350,10 @@ static bool still_there(struct translate_direct *d, const struct direct_page *p)
 	struct x86_walk w;
 
 	/* A may be set by the walk, as by a speculative access (SDM 3A 4.8). */
-	return x86_walk(d->t->cpu, GVA(page_start(p)), X86_ACCESS_READ, X86_MMU_USER, false, &w) && w.gpa.v == p->gpa &&
-	       w.readable && (w.writable || !p->write) && (w.page_shift >= 21 || !(p->gva & DIRECT_LARGE));
-}
-
-static bool code_still_there(struct translate_direct *d)
-{
-	struct x86_walk w;
-
-	for (unsigned n = 0; n < d->codes; n++)
-		if (!x86_walk(d->t->cpu, GVA(d->code[n].gva), X86_ACCESS_EXEC, X86_MMU_USER, false, &w) ||
-		    w.gpa.v != d->code[n].gpa)
-			return false;
-	return d->codes < DIRECT_CODE_PAGES;
+	return x86_walk(d->t->cpu, GVA(page_start(p)), p->exec ? X86_ACCESS_EXEC : X86_ACCESS_READ, X86_MMU_USER, false,
+			&w) &&
+	       w.gpa.v == p->gpa && w.readable && (w.writable || !p->write) &&
+	       (w.page_shift >= 21 || !(p->gva & DIRECT_LARGE));
 }
 
 void direct_map_refresh(struct translate_direct *d)
@@ -238,17 +361,10 @@ void direct_map_refresh(struct translate_direct *d)
 	if (likely(!d->stale))
 		return;
 	d->stale = false;
-	if (!code_still_there(d))
-		translate_jump_clear(d->t);
-	if (!d->pages || d->drop_all)
-		return;
-	for (unsigned n = 0; n < 1u << DIRECT_PAGE_BITS; n++) {
+	for (unsigned n = 0; n < d->pages && !d->drop_all; n++) {
 		struct direct_page *p = &d->page[n];
 
-		if (is_live(d, p) && !still_there(d, p))
+		if (is_live(p) && !still_there(d, p))
 			page_drop(d, p);
-		if (d->drop_all)
-			return;
 	}
-	d->budget -= (int64_t)d->pages * 150;
 }

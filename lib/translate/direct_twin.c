@@ -1,72 +1,84 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The process that guest user code runs in: how it starts, parks and ends. */
+/* The two tasks that guest user code runs in: how they start, stop and end. */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/audit.h>
-#include <linux/filter.h>
 #include <linux/futex.h>
-#include <linux/prctl.h>
-#include <linux/seccomp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 
+#include "mem/memslot.h"
 #include "translate/direct.h"
 #include "x86/fpu.h"
 
-/* ---- the stub: all that the twin executes besides translated code ---- */
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE 2u /* Linux 5.9 */
+#endif
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS /* Linux 6.6 */
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
+#define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP 1u
+#endif
+
+/* ---- the stub: all that the twin executes besides the guest's code ---- */
 
 /*
- * Copied into the region. Offset 0: the region's address; 8: a UD2 to park by; 16: the restorer; 32: the handler
- * (edi signal, rsi siginfo, rdx ucontext). Offsets into struct direct_report: parked 0, signal 4, context 8, error 16,
- * fault 24; into struct direct_orders: sequence 0, count 4, resume 8, fs_base 16, call 32.
+ * Copied into the region. At offset 0: where struct direct_report and struct direct_orders are. The call that is handed
+ * to this process is getppid(2), which the stub needs for nothing else.
  */
-#define STUB_TRAP 8
-#define STUB_RESTORER 16
-#define STUB_HANDLER 32
-_Static_assert(offsetof(struct direct_report, error) == 16 && offsetof(struct direct_report, fault) == 24 &&
-		       offsetof(struct direct_orders, fs_base) == 16 && offsetof(struct direct_orders, call) == 32 &&
+#define STUB_CALL_NR SYS_getppid
+#define STUB_SERVER_SAYS UINT64_MAX /* first argument of the server's */
+_Static_assert(offsetof(struct direct_report, gs_base) == 8 && offsetof(struct direct_report, selector) == 16 &&
+		       offsetof(struct direct_report, scratch) == 24 && offsetof(struct direct_orders, resume) == 4 &&
+		       offsetof(struct direct_orders, fs_base) == 8 && offsetof(struct direct_orders, gs_base) == 16 &&
+		       offsetof(struct direct_orders, pipe) == 24 && offsetof(struct direct_orders, listener) == 28 &&
+		       offsetof(struct direct_orders, answer) == 32 && offsetof(struct direct_orders, program) == 56 &&
+		       offsetof(struct direct_orders, stack) == 72 && offsetof(struct direct_orders, call) == 96 &&
 		       sizeof(struct direct_call) == 48,
 	       "as the stub has them");
+_Static_assert(SYS_read == 0 && SYS_rt_sigreturn == 15 && SYS_ioctl == 16 && SYS_clone == 56 && SYS_getppid == 110 &&
+		       SYS_sigaltstack == 131 && SYS_prctl == 157 && SYS_exit_group == 231 && SYS_seccomp == 317,
+	       "likewise");
 
 __asm__(".pushsection .rodata\n"
 	"direct_stub:\n"
 	"	.quad 0\n"
-	"	ud2\n"
-	"	.org direct_stub + 16\n"
-	"	mov $15, %eax\n" /* rt_sigreturn */
+	"	.quad 0\n"
+	/* A system call for C: nr, five arguments. */
+	"direct_stub_call:\n"
+	"	mov %rdi, %rax\n"
+	"	mov %rsi, %rdi\n"
+	"	mov %rdx, %rsi\n"
+	"	mov %rcx, %rdx\n"
+	"	mov %r8, %r10\n"
+	"	mov %r9, %r8\n"
 	"	syscall\n"
-	"	.org direct_stub + 32\n"
+	"	ret\n"
+	/* The server: after each byte in the pipe the orders, then the runner's release if that is wanted. */
+	"direct_stub_server:\n"
 	"	mov direct_stub(%rip), %rbx\n"
-	"	lea direct_orders_offset(%rip), %rbp\n"
-	"	mov (%rbp), %rbp\n"
-	"	add %rbx, %rbp\n"
-	"	mov %edi, 4(%rbx)\n"
-	"	mov %rdx, 8(%rbx)\n"
-	"	movq $0, 16(%rbx)\n"
-	"	mov %rsi, 24(%rbx)\n"
-	"	mov (%rbp), %r12d\n"
-	"1:	movl $1, (%rbx)\n"
-	"	mov %rbx, %rdi\n"
-	"	mov $1, %esi\n" /* FUTEX_WAKE */
+	"	mov 8+direct_stub(%rip), %rbp\n"
+	"1:	mov 24(%rbp), %edi\n"
+	"	lea 24(%rbx), %rsi\n"
 	"	mov $1, %edx\n"
-	"	mov $202, %eax\n" /* futex */
+	"	xor %eax, %eax\n" /* read */
 	"	syscall\n"
-	"2:	cmp %r12d, (%rbp)\n"
-	"	jne 3f\n"
-	"	mov %rbp, %rdi\n"
-	"	xor %esi, %esi\n" /* FUTEX_WAIT */
-	"	mov %r12d, %edx\n"
-	"	xor %r10d, %r10d\n"
-	"	mov $202, %eax\n"
-	"	syscall\n"
-	"	jmp 2b\n"
-	"3:	mov (%rbp), %r12d\n"
-	"	mov 4(%rbp), %r13d\n"
-	"	lea 32(%rbp), %r14\n"
+	"	cmp $1, %rax\n"
+	"	jne 9f\n"
+	"	mov (%rbp), %r13d\n"
+	"	lea 96(%rbp), %r14\n"
+	"	xor %esi, %esi\n"
+	"	mov %r13d, %eax\n"
+	"	or 4(%rbp), %eax\n"
+	"	jz 7f\n" /* nothing to do: somebody asks whether all is well */
 	"4:	test %r13d, %r13d\n"
 	"	jz 5f\n"
 	"	mov (%r14), %rax\n"
@@ -76,102 +88,223 @@ __asm__(".pushsection .rodata\n"
 	"	mov 32(%r14), %r10\n"
 	"	mov 40(%r14), %r8\n"
 	"	syscall\n"
-	"	add $48, %r14\n"
+	"	cmpq $56, (%r14)\n" /* clone */
+	"	jne 3f\n"
+	"	test %rax, %rax\n"
+	"	jz direct_stub_runner\n"
+	"3:	add $48, %r14\n"
 	"	dec %r13d\n"
 	"	test %rax, %rax\n"
 	"	jns 4b\n"
-	"	mov %rax, 16(%rbx)\n"
+	"6:	mov %rax, %rsi\n"
+	"7:	mov $-1, %rdi\n"
+	"	mov $110, %eax\n"
+	"	syscall\n"
 	"	jmp 1b\n"
-	"5:	cmpl $0, 8(%rbp)\n"
+	"5:	cmpl $0, 4(%rbp)\n"
 	"	je 1b\n"
-	"	mov 16(%rbp), %rax\n"
+	"	mov 28(%rbp), %edi\n"
+	"	mov $0xc0182101, %esi\n" /* SECCOMP_IOCTL_NOTIF_SEND */
+	"	lea 32(%rbp), %rdx\n"
+	"	mov $16, %eax\n" /* ioctl */
+	"	syscall\n"
+	"	test %rax, %rax\n"
+	"	jns 1b\n"
+	"	jmp 6b\n"
+	/* A runner: a signal stack, time that faults, its filter; then it stops for the first time. */
+	"direct_stub_runner:\n"
+	"	mov $1, %edi\n" /* PR_SET_PDEATHSIG, SIGKILL */
+	"	mov $9, %esi\n"
+	"	mov $157, %eax\n"
+	"	syscall\n"
+	"	test %rax, %rax\n"
+	"	jnz 9f\n"
+	"	mov $26, %edi\n" /* PR_SET_TSC, PR_TSC_SIGSEGV */
+	"	mov $2, %esi\n"
+	"	mov $157, %eax\n"
+	"	syscall\n"
+	"	test %rax, %rax\n"
+	"	jnz 9f\n"
+	"	lea 72(%rbp), %rdi\n"
+	"	xor %esi, %esi\n"
+	"	mov $131, %eax\n" /* sigaltstack */
+	"	syscall\n"
+	"	test %rax, %rax\n"
+	"	jnz 9f\n"
+	"	mov $1, %edi\n" /* SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW */
+	"	mov $4, %esi\n"
+	"	lea 56(%rbp), %rdx\n"
+	"	mov $317, %eax\n"
+	"	syscall\n"
+	"	test %rax, %rax\n"
+	"	jnz 9f\n"
+	"	ud2\n"
+	"9:	mov $1, %edi\n"
+	"	mov $231, %eax\n" /* exit_group */
+	"	syscall\n"
+	"	ud2\n"
+	/* Signals: edi, rsi siginfo_t *, rdx ucontext_t *. */
+	"direct_stub_handler:\n"
+	"	mov direct_stub(%rip), %rbx\n"
+	"	mov 8+direct_stub(%rip), %rbp\n"
+	"	rdfsbase %rax\n"
+	"	mov %rax, (%rbx)\n"
+	"	rdgsbase %rax\n"
+	"	mov %rax, 8(%rbx)\n"
+	"	mov %ds, 16(%rbx)\n"
+	"	mov %es, 18(%rbx)\n"
+	"	mov %fs, 20(%rbx)\n"
+	"	mov %gs, 22(%rbx)\n"
+	"	mov $110, %eax\n"
+	"	syscall\n"
+	"direct_stub_held:\n"
+	"	mov 8(%rbp), %rax\n"
 	"	wrfsbase %rax\n"
-	"	ret\n" /* to the restorer */
-	"direct_orders_offset:\n"
-	"	.quad 0\n"
+	"	mov 16(%rbp), %rax\n"
+	"	wrgsbase %rax\n"
+	"	add $8, %rsp\n"
+	"	mov $15, %eax\n" /* rt_sigreturn */
+	"	syscall\n"
+	"direct_stub_returned:\n"
+	"	ud2\n"
 	"direct_stub_end:\n"
 	".popsection\n");
-extern const uint8_t direct_stub[], direct_orders_offset[], direct_stub_end[];
+extern const uint8_t direct_stub[], direct_stub_call[], direct_stub_server[], direct_stub_handler[], direct_stub_held[],
+	direct_stub_returned[], direct_stub_end[];
+_Static_assert(SECCOMP_IOCTL_NOTIF_SEND == 0xc0182101, "in the stub");
 
-/* No libc: for the clone, which has nobody's locks and soon no libc. */
+static uint64_t in_stub(const struct direct_region *r, const uint8_t *what)
+{
+	return (uint64_t)(uintptr_t)(r->stub + (what - direct_stub));
+}
+
+/* No libc: the guest's vector state may be live here, and the clone has nobody's locks. */
 static long raw_syscall(long nr, long a, long b, long c, long d, long e)
 {
 	register long r10 __asm__("r10") = d;
 	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = 0;
 	long r;
 
 	__asm__ volatile("syscall"
 			 : "=a"(r)
-			 : "0"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+			 : "0"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
 			 : "rcx", "r11", "memory");
 	return r;
 }
 
+/* ---- filters ---- */
+
+#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define LOAD_HIGH(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field) + 4)
+#define UNLESS(value, skip) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, skip)
+#define DO(action) BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_##action)
+#define ALLOW(nr) UNLESS(nr, 1), DO(ALLOW)
+
+/* Of the runner, besides the server's: of both verdicts the stricter one holds, and a trap is stricter than to be held.
+ */
+static void runner_filter(struct direct_region *r)
+{
+	uint64_t held = in_stub(r, direct_stub_held), returned = in_stub(r, direct_stub_returned);
+	struct sock_filter code[] = {
+		LOAD(arch),
+		UNLESS(AUDIT_ARCH_X86_64, 11), /* to the trap */
+		LOAD_HIGH(instruction_pointer),
+		UNLESS((uint32_t)(held >> 32), 9),
+		LOAD(instruction_pointer),
+		UNLESS((uint32_t)held, 3),
+		LOAD(nr),
+		UNLESS(STUB_CALL_NR, 5),
+		DO(ALLOW),
+		UNLESS((uint32_t)returned, 3),
+		LOAD(nr),
+		ALLOW(SYS_rt_sigreturn),
+		DO(TRAP),
+	};
+
+	_Static_assert(ARRAY_SIZE(code) <= ARRAY_SIZE(((struct direct_orders *)0)->filter), "room for it");
+	tz_copy(r->orders.filter, code, sizeof(code));
+	r->orders.program = (struct sock_fprog){ .len = ARRAY_SIZE(code), .filter = r->orders.filter };
+}
+
 /* ---- in the clone ---- */
 
-#define ALLOW(nr) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
-
-static long confine(void)
+/* Returns the file descriptor that says when a task of the twin is held, or < 0. */
+static long server_filter(const struct direct_region *r)
 {
+	uint64_t stub = (uint64_t)(uintptr_t)r->stub;
 	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		ALLOW(SYS_futex),
-		ALLOW(SYS_rt_sigreturn),
+		LOAD(arch),
+		UNLESS(AUDIT_ARCH_X86_64, 7),
+		LOAD_HIGH(instruction_pointer),
+		UNLESS((uint32_t)(stub >> 32), 5),
+		LOAD(instruction_pointer),
+		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, (uint32_t)stub, 0, 3),
+		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, (uint32_t)stub + TZ_PAGE_SIZE, 2, 0),
+		LOAD(nr),
+		BPF_JUMP(BPF_JMP | BPF_JA, 1, 0, 0),
+		DO(TRAP),
+		UNLESS(STUB_CALL_NR, 1),
+		DO(USER_NOTIF),
+		ALLOW(SYS_read),
+		ALLOW(SYS_ioctl),
 		ALLOW(SYS_mprotect),
 		ALLOW(SYS_mremap),
 		ALLOW(SYS_munmap),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		ALLOW(SYS_clone),
+		ALLOW(SYS_rt_sigreturn),
+		ALLOW(SYS_futex),
+		ALLOW(SYS_close_range),
+		ALLOW(SYS_prctl),
+		ALLOW(SYS_sigaltstack),
+		ALLOW(SYS_seccomp),
+		ALLOW(SYS_exit_group),
+		DO(TRAP),
 	};
 	struct sock_fprog program = { .len = ARRAY_SIZE(code), .filter = code };
 
 	/* Nothing that it must not know is in its memory: no need to slow speculation down (seccomp(2)). */
-	return raw_syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, (long)&program, 0, 0);
+	return raw_syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+			   SECCOMP_FILTER_FLAG_SPEC_ALLOW | SECCOMP_FILTER_FLAG_NEW_LISTENER, (long)&program, 0, 0);
 }
 
-static const uint8_t park_signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE };
+/* SIGSYS: a system call. SIGUSR1: somebody wants the vCPU's attention. */
+static const uint8_t stop_signals[] = { SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGSYS, SIGUSR1 };
 
 static bool take_signals(const struct direct_region *r)
 {
-	/* The kernel's struct sigaction. */
+	/* The kernel's struct sigaction. It wants a restorer, which is not used. */
 	struct {
 		uint64_t handler, flags, restorer, mask;
-	} action = { (uint64_t)(uintptr_t)(r->stub + STUB_HANDLER),
-		     SA_SIGINFO | SA_ONSTACK | 0x04000000 /* SA_RESTORER */,
-		     (uint64_t)(uintptr_t)(r->stub + STUB_RESTORER), UINT64_MAX };
-	struct {
-		uint64_t sp;
-		int flags;
-		uint64_t size;
-	} stack = { (uint64_t)(uintptr_t)r->signal_stack, 0, DIRECT_SIGNAL_STACK };
+	} action = { in_stub(r, direct_stub_handler), SA_SIGINFO | SA_ONSTACK | 0x04000000 /* SA_RESTORER */,
+		     in_stub(r, direct_stub_returned), UINT64_MAX };
 	uint64_t blocked = UINT64_MAX;
 
-	for (unsigned n = 0; n < ARRAY_SIZE(park_signals); n++) {
-		blocked &= ~BIT64(park_signals[n] - 1);
-		if (raw_syscall(SYS_rt_sigaction, park_signals[n], (long)&action, 0, 8, 0))
+	for (unsigned n = 0; n < ARRAY_SIZE(stop_signals); n++) {
+		blocked &= ~BIT64(stop_signals[n] - 1);
+		if (raw_syscall(SYS_rt_sigaction, stop_signals[n], (long)&action, 0, 8, 0))
 			return false;
 	}
-	return !raw_syscall(SYS_sigaltstack, (long)&stack, 0, 0, 0, 0) &&
-	       !raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, (long)&blocked, 0, 8, 0);
+	return !raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, (long)&blocked, 0, 8, 0);
 }
 
-static bool give_up_memory(struct translate_direct *d)
+/* Guest RAM where no guest's program is, not accessible: what is mapped from there later is a second mapping of it. */
+static bool arrange_memory(struct translate_direct *d)
 {
 	struct direct_region *r = d->region;
 
-	for (unsigned n = 0; n < d->ranges; n++) {
-		const struct direct_range *g = &d->reserved[n];
+	for (unsigned n = 0; n < d->aliases; n++) {
+		const struct direct_alias *a = &d->alias[n];
 
-		if (g->start == (uint64_t)(uintptr_t)r || g->start == (uint64_t)(uintptr_t)d->t->rx)
+		/* Of length 0: a second mapping of the same memory, if it is shared memory (mremap(2)). */
+		if (raw_syscall(SYS_mremap, (long)a->host, 0, (long)a->size, MREMAP_MAYMOVE | MREMAP_FIXED,
+				(long)a->at) != (long)a->at)
 			continue;
-		if (raw_syscall(SYS_mprotect, (long)g->start, (long)(g->end - g->start), PROT_NONE, 0, 0))
+		if (raw_syscall(SYS_mprotect, (long)a->at, (long)a->size, PROT_NONE, 0, 0))
 			return false;
+		r->report.shared[n] = true;
 	}
-	return !raw_syscall(SYS_mprotect, (long)r->below, TZ_PAGE_SIZE, PROT_NONE, 0, 0) &&
-	       !raw_syscall(SYS_mprotect, (long)r->above, TZ_PAGE_SIZE, PROT_NONE, 0, 0) &&
-	       !raw_syscall(SYS_mprotect, (long)r->jump, (long)(r->stub - (uint8_t *)r->jump), PROT_READ, 0, 0) &&
+	return !raw_syscall(SYS_mprotect, (long)&r->orders, (long)(r->stub - (uint8_t *)&r->orders), PROT_READ, 0, 0) &&
 	       !raw_syscall(SYS_mprotect, (long)r->stub, TZ_PAGE_SIZE, PROT_READ | PROT_EXEC, 0, 0);
 }
 
@@ -183,141 +316,333 @@ static void forget_rseq(void)
 			    RSEQ_FLAG_UNREGISTER, RSEQ_SIG, 0);
 }
 
-static tz_noreturn void become_twin(struct translate_direct *d)
+static tz_noreturn void become_server(struct translate_direct *d)
 {
 	struct direct_region *r = d->region;
-	uint64_t gs = (uint64_t)(uintptr_t)d->frame - offsetof(struct x86_tlb, engine);
+	long (*call)(long nr, long a, long b, long c, long d, long e) =
+		(long (*)(long, long, long, long, long, long))(uintptr_t)in_stub(r, direct_stub_call);
+	long listener, lo, hi;
 
 	if (raw_syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) ||
-	    raw_syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || !take_signals(r) || !give_up_memory(d))
+	    raw_syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || !take_signals(r) || !arrange_memory(d))
 		goto fail;
-	if (raw_syscall(SYS_close_range, 0, UINT32_MAX, 0, 0, 0))
-		for (long fd = 0; fd < 65536; fd++)
-			raw_syscall(SYS_close, fd, 0, 0, 0, 0);
 	forget_rseq();
-	if (confine())
+	listener = server_filter(r);
+	if (listener < 0)
 		goto fail;
-	__asm__ volatile("wrgsbase %0\n\tmov %1, %%rsp\n\tjmp *%2"
-			 :
-			 : "r"(gs), "r"(r->stack + sizeof(r->stack) / 2), "r"(r->stub + STUB_TRAP)
-			 : "memory");
+	r->report.listener = (int32_t)listener;
+	/* Until here all files were shared, so this process has the listener as well. */
+	lo = listener < d->pipe[0] ? listener : d->pipe[0];
+	hi = listener < d->pipe[0] ? d->pipe[0] : listener;
+	if ((lo ? call(SYS_close_range, 0, lo - 1, CLOSE_RANGE_UNSHARE, 0, 0)
+		: call(SYS_close_range, hi + 1, UINT32_MAX, CLOSE_RANGE_UNSHARE, 0, 0)) ||
+	    (lo + 1 < hi && call(SYS_close_range, lo + 1, hi - 1, 0, 0, 0)) ||
+	    call(SYS_close_range, hi + 1, UINT32_MAX, 0, 0, 0))
+		goto fail;
+	r->report.ready = 1;
+	call(SYS_futex, (long)&r->report.ready, FUTEX_WAKE, 1, 0, 0);
+	__asm__ volatile("jmp *%0" : : "r"(in_stub(r, direct_stub_server)) : "memory");
 fail:
 	for (;;)
 		raw_syscall(SYS_exit_group, 1, 0, 0, 0, 0);
 }
 
-/* ---- here ---- */
+/* ---- here: the region ---- */
 
+#define AREA_LO (UINT64_C(1) << 44)
+#define AREA_HI (UINT64_C(5) << 44)
+#define AREA_ALIGN (UINT64_C(1) << 30)
+
+/* An address where programs seldom have anything, and none can know. */
 static bool region_create(struct translate_direct *d)
 {
 	struct direct_region *r;
-	uint64_t offset = offsetof(struct direct_region, orders);
+	uint64_t at;
 
 	if (d->region)
 		return true;
-	r = mmap(NULL, sizeof(*r), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (r == MAP_FAILED)
+	if (raw_syscall(SYS_getrandom, (long)&at, sizeof(at), 0, 0, 0) != sizeof(at))
+		return false;
+	at = (AREA_LO + at % (AREA_HI - AREA_LO)) & ~(AREA_ALIGN - 1);
+	r = (struct direct_region *)raw_syscall(SYS_mmap, (long)at, sizeof(*r), PROT_READ | PROT_WRITE,
+						MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1);
+	if ((uint64_t)(uintptr_t)r != at)
 		return false;
 	d->region = r;
-	d->frame = (struct translate_frame *)(void *)r->frame;
-	for (unsigned n = 0; n < ARRAY_SIZE(r->jump); n++)
-		r->jump[n].rip = translate_jump_none(n);
 	tz_copy(r->stub, direct_stub, (size_t)(direct_stub_end - direct_stub));
-	guest_store64(r->stub, (uint64_t)(uintptr_t)r);
-	guest_store64(r->stub + (direct_orders_offset - direct_stub), offset);
+	guest_store64(r->stub, (uint64_t)(uintptr_t)&r->report);
+	guest_store64(r->stub + 8, (uint64_t)(uintptr_t)&r->orders);
+	runner_filter(r);
+	r->orders.stack = (stack_t){ .ss_sp = r->signal_stack, .ss_size = DIRECT_SIGNAL_STACK };
 	return true;
+}
+
+/* Where guest RAM goes in the twin. */
+static bool plan_aliases(struct translate_direct *d)
+{
+	const struct mem_map *map = atomic_load(&d->t->cpu->mem->map);
+	uint64_t at = (uint64_t)(uintptr_t)d->region + AREA_ALIGN;
+
+	d->aliases = 0;
+	for (size_t n = 0; n < map->count; n++) {
+		const struct mem_slot *slot = &map->slot[n];
+
+		if (slot->flags & MEM_SLOT_READONLY)
+			continue;
+		if (d->aliases == DIRECT_SLOTS || slot->size > AREA_HI)
+			return false;
+		d->region->report.shared[d->aliases] = false;
+		d->alias[d->aliases++] = (struct direct_alias){ (uint64_t)(uintptr_t)slot->hva, slot->size, at };
+		at = (at + slot->size + 2 * DIRECT_LARGE_SIZE) & ~(DIRECT_LARGE_SIZE - 1);
+	}
+	d->end = at;
+	return at < AREA_HI + AREA_HI / 2;
+}
+
+/* ---- here: start and end ---- */
+
+static bool is_gone(pid_t pid)
+{
+	siginfo_t info;
+
+	info.si_pid = 0;
+	return raw_syscall(SYS_waitid, P_PID, pid, (long)&info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0) ||
+	       info.si_pid == pid;
+}
+
+static void end(pid_t *pid)
+{
+	if (!*pid)
+		return;
+	raw_syscall(SYS_kill, *pid, SIGKILL, 0, 0, 0);
+	while (raw_syscall(SYS_wait4, *pid, 0, __WALL, 0, 0) == -EINTR)
+		;
+	*pid = 0;
+}
+
+static void close_file(int *fd)
+{
+	if (*fd >= 0)
+		raw_syscall(SYS_close, *fd, 0, 0, 0, 0);
+	*fd = -1;
+}
+
+static void end_runner(struct translate_direct *d)
+{
+	end(&d->runner);
+	close_file(&d->pidfd);
+	d->notice = 0;
 }
 
 void direct_twin_end(struct translate_direct *d)
 {
-	if (!d->twin)
-		return;
-	raw_syscall(SYS_kill, d->twin, SIGKILL, 0, 0, 0);
-	while (raw_syscall(SYS_wait4, d->twin, 0, __WALL, 0, 0) == -EINTR)
-		;
-	d->twin = 0;
+	end_runner(d);
+	end(&d->server);
+	close_file(&d->listener);
+	close_file(&d->pipe[0]);
+	close_file(&d->pipe[1]);
 }
 
-static bool twin_is_gone(struct translate_direct *d)
+static bool wait_ready(struct translate_direct *d)
 {
-	if (raw_syscall(SYS_wait4, d->twin, 0, WNOHANG | __WALL, 0, 0) != d->twin)
-		return false;
-	d->twin = 0;
-	return true;
-}
+	_Atomic uint32_t *ready = &d->region->report.ready;
+	struct timespec tenth = { .tv_nsec = 100000000 };
 
-#define PATIENCE 30 /* seconds in which a running twin must come to a poll */
-
-static bool wait_parked(struct translate_direct *d)
-{
-	_Atomic uint32_t *parked = &d->region->report.parked;
-	struct timespec second = { .tv_sec = 1 };
-	unsigned seconds = 0;
-
-	while (!atomic_load_explicit(parked, memory_order_acquire)) {
-		if (raw_syscall(SYS_futex, (long)parked, FUTEX_WAIT, 0, (long)&second, 0) != -ETIMEDOUT)
-			continue;
-		if (twin_is_gone(d))
-			return false;
-		/* The guest has overwritten what it parks or polls by. */
-		if (atomic_load(&d->t->cpu->attention) && ++seconds > PATIENCE) {
-			direct_twin_end(d);
-			return false;
-		}
+	while (!atomic_load_explicit(ready, memory_order_acquire)) {
+		raw_syscall(SYS_futex, (long)ready, FUTEX_WAIT, 0, (long)&tenth, 0);
+		if (is_gone(d->server))
+			break;
 	}
-	return true;
-}
-
-bool direct_twin_go(struct translate_direct *d, bool run)
-{
-	struct direct_orders *o = &d->region->orders;
-
-	o->resume = run;
-	d->region->report.parked = 0;
-	atomic_fetch_add(&o->sequence, 1);
-	raw_syscall(SYS_futex, (long)&o->sequence, FUTEX_WAKE, 1, 0, 0);
-	if (!wait_parked(d))
-		return false;
-	o->count = 0;
-	return true;
+	d->listener = d->region->report.listener;
+	return atomic_load_explicit(ready, memory_order_acquire);
 }
 
 bool direct_twin_start(struct translate_direct *d)
 {
 	long pid;
 
-	if (!region_create(d))
+	if (!region_create(d) || !plan_aliases(d) || raw_syscall(SYS_pipe2, (long)d->pipe, O_CLOEXEC, 0, 0, 0))
 		return false;
-	direct_map_reserve(d);
-	d->region->report.parked = 0;
+	d->region->report.ready = 0;
+	d->region->report.listener = -1;
 	d->region->orders.count = 0;
+	d->region->orders.pipe = d->pipe[0];
 	x86_fpu_put(d->t->cpu);
 	/* No exit signal: it is nobody's child to wait for but ours (__WALL). */
-	pid = raw_syscall(SYS_clone, 0, 0, 0, 0, 0);
+	pid = raw_syscall(SYS_clone, CLONE_FILES, 0, 0, 0, 0);
 	if (!pid)
-		become_twin(d);
+		become_server(d);
 	if (pid < 0)
 		return false;
-	d->twin = (pid_t)pid;
-	if (!wait_parked(d))
+	d->server = (pid_t)pid;
+	if (!wait_ready(d))
 		return false;
-	/* All that is not reserved goes, the libraries first of all. */
-	d->drop_all = true;
-	direct_map_prepare(d);
-	return direct_twin_go(d, false) && !d->region->report.error;
+	for (unsigned n = 0; n < d->aliases; n++)
+		if (!d->region->report.shared[n])
+			d->alias[n].at = 0;
+	d->region->orders.listener = d->listener;
+	d->sync = !raw_syscall(SYS_ioctl, d->listener, (long)SECCOMP_IOCTL_NOTIF_SET_FLAGS,
+			       SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, 0, 0);
+	d->cpu = -1;
+	d->drop_all = true; /* the libraries first of all */
+	return true;
+}
+
+/* ---- here: taking turns ---- */
+
+void direct_twin_interrupt(struct x86_cpu *cpu)
+{
+	struct translate_direct *d = translate_of(cpu)->direct;
+
+	if (raw_syscall(SYS_pidfd_send_signal, d->pidfd, SIGUSR1, 0, 0, 0) || is_gone(d->runner))
+		/* Nobody will say so but the server, if it is asked. */
+		raw_syscall(SYS_write, d->pipe[1], (long)"", 1, 0, 0);
+}
+
+/*
+ * Where the kernel cannot be told that the one woken should run where the other one is about to sleep: both never run
+ * at once, and a wake-up of another CPU costs several times what a switch does.
+ */
+static void stay_together(struct translate_direct *d)
+{
+	uint64_t set[16] = { 0 };
+	unsigned cpu = 0;
+
+	if (raw_syscall(SYS_getcpu, (long)&cpu, 0, 0, 0, 0) || cpu >= 64 * ARRAY_SIZE(set) || (int)cpu == d->cpu)
+		return;
+	d->cpu = (int)cpu;
+	set[cpu / 64] = BIT64(cpu % 64);
+	raw_syscall(SYS_sched_setaffinity, d->server, sizeof(set), (long)set, 0, 0);
+	if (d->runner)
+		raw_syscall(SYS_sched_setaffinity, d->runner, sizeof(set), (long)set, 0, 0);
+}
+
+static bool answer(struct translate_direct *d, uint64_t id)
+{
+	struct seccomp_notif_resp r = { .id = id };
+
+	return !raw_syscall(SYS_ioctl, d->listener, (long)SECCOMP_IOCTL_NOTIF_SEND, (long)&r, 0, 0);
+}
+
+/* Until a task is held. */
+static enum direct_result receive(struct translate_direct *d)
+{
+	struct seccomp_notif n;
+
+	for (;;) {
+		long err;
+
+		tz_clear(&n, sizeof(n));
+		err = raw_syscall(SYS_ioctl, d->listener, (long)SECCOMP_IOCTL_NOTIF_RECV, (long)&n, 0, 0);
+		if (err == -EINTR && d->runner) {
+			direct_twin_interrupt(d->t->cpu);
+			continue;
+		}
+		if (err) {
+			if (is_gone(d->server) || (d->runner && is_gone(d->runner)))
+				return DIRECT_LOST;
+			continue;
+		}
+		if ((pid_t)n.pid == d->server) {
+			answer(d, n.id);
+			d->error = (int64_t)n.data.args[1];
+			if (d->error)
+				return DIRECT_REFUSED;
+			if (d->runner && is_gone(d->runner))
+				return DIRECT_LOST;
+			continue;
+		}
+		if (d->runner && (pid_t)n.pid != d->runner)
+			continue; /* one that was ended meanwhile */
+		d->runner = (pid_t)n.pid;
+		d->notice = n.id;
+		for (unsigned k = 0; k < ARRAY_SIZE(d->where); k++)
+			d->where[k] = n.data.args[k];
+		return DIRECT_STOPPED;
+	}
+}
+
+static bool call_server(struct translate_direct *d)
+{
+	return raw_syscall(SYS_write, d->pipe[1], (long)"", 1, 0, 0) == 1;
+}
+
+enum direct_result direct_twin_go(struct translate_direct *d)
+{
+	struct direct_orders *o = &d->region->orders;
+	struct x86_cpu *cpu = d->t->cpu;
+	uint64_t notice = d->notice;
+	enum direct_result r;
+	bool gone;
+
+	if (!d->sync)
+		stay_together(d);
+	d->notice = 0;
+	cpu->interrupt = direct_twin_interrupt;
+	/* Who asks for attention from now on finds that, who did before is seen here. */
+	if (atomic_load(&cpu->attention))
+		direct_twin_interrupt(cpu);
+	if (o->count) {
+		o->resume = 1;
+		o->answer = (struct seccomp_notif_resp){ .id = notice };
+		gone = !call_server(d);
+	} else {
+		gone = !answer(d, notice);
+	}
+	r = gone ? DIRECT_LOST : receive(d);
+	cpu->interrupt = NULL;
+	o->count = o->resume = 0;
+	if (r == DIRECT_REFUSED)
+		d->notice = notice;
+	return r;
+}
+
+bool direct_twin_renew(struct translate_direct *d)
+{
+	struct direct_orders *o = &d->region->orders;
+	enum direct_result r = DIRECT_REFUSED;
+
+	end_runner(d);
+	o->resume = 0;
+	if (direct_map_order(d, SYS_clone, CLONE_VM | CLONE_PARENT, 0, 0, 0, 0) && call_server(d))
+		r = receive(d);
+	o->count = 0;
+	if (r != DIRECT_STOPPED)
+		return false;
+	d->pidfd = (int)raw_syscall(SYS_pidfd_open, d->runner, 0, 0, 0, 0);
+	d->cpu = -1;
+	return d->pidfd >= 0;
+}
+
+/* ---- frames ---- */
+
+#define FRAME_SW 464
+#define FRAME_SW_SIZE (FRAME_SW + 16)
+#define FRAME_MIN 576u
+
+static bool on_signal_stack(const struct translate_direct *d, uint64_t at, uint64_t size, uint64_t align)
+{
+	uint64_t lo = (uint64_t)(uintptr_t)d->region->signal_stack;
+
+	return at >= lo && !(at % align) && at <= lo + DIRECT_SIGNAL_STACK && size <= lo + DIRECT_SIGNAL_STACK - at;
 }
 
 ucontext_t *direct_twin_context(struct translate_direct *d, uint32_t *vector_size)
 {
-	uint64_t at = d->region->report.context, lo = (uint64_t)(uintptr_t)d->region->signal_stack;
-	ucontext_t *uc = (ucontext_t *)(uintptr_t)at;
+	ucontext_t *uc = (ucontext_t *)(uintptr_t)d->where[2];
 	uint64_t fp;
 
-	if (at < lo || at % 8 || at + sizeof(*uc) > lo + DIRECT_SIGNAL_STACK)
+	/* The kernel's is shorter than libc's: up to the signal mask. */
+	if (!on_signal_stack(d, d->where[2], offsetof(ucontext_t, uc_sigmask) + 8, 8))
 		return NULL;
 	fp = (uint64_t)(uintptr_t)uc->uc_mcontext.fpregs;
-	if (fp < lo || fp % 64 || fp + DIRECT_FRAME_MIN > lo + DIRECT_SIGNAL_STACK)
+	if (!on_signal_stack(d, fp, FRAME_MIN, 64))
 		return NULL;
-	*vector_size = guest_load32((const uint8_t *)uc->uc_mcontext.fpregs + DIRECT_SW_SIZE);
-	return *vector_size >= DIRECT_FRAME_MIN && fp + *vector_size <= lo + DIRECT_SIGNAL_STACK ? uc : NULL;
+	*vector_size = guest_load32((const uint8_t *)uc->uc_mcontext.fpregs + FRAME_SW_SIZE);
+	return *vector_size >= FRAME_MIN && on_signal_stack(d, fp, *vector_size, 64) ? uc : NULL;
+}
+
+const siginfo_t *direct_twin_siginfo(const struct translate_direct *d)
+{
+	return on_signal_stack(d, d->where[1], sizeof(siginfo_t), 8) ? (const siginfo_t *)(uintptr_t)d->where[1] : NULL;
 }

@@ -18,7 +18,6 @@
 struct emit {
 	uint8_t *p;
 	ptrdiff_t to_rx;
-	unsigned spill_base; /* host register */
 };
 
 /* Where a guest register is. */
@@ -114,8 +113,7 @@ static inline void emit_gs(struct emit *e, bool w, unsigned op, unsigned reg, ui
 
 /*
  * Guest registers without a host register stay at the bottom of the host's stack: processors forward stores to loads by
- * RSP without the delay that other addresses (those of GS above all) have. In the other process (direct.h), where RSP
- * follows the guest's calls and no window is needed, r15 leads to them.
+ * RSP without the delay that other addresses (those of GS above all) have.
  */
 #define HOST_RSP 4
 #define SPILLS 4
@@ -128,12 +126,12 @@ static inline int32_t spill_offset(unsigned guest)
 
 static inline void emit_gpr_load(struct emit *e, unsigned host, unsigned guest)
 {
-	emit_rm(e, true, 0x8b, host, e->spill_base, spill_offset(guest));
+	emit_rm(e, true, 0x8b, host, HOST_RSP, spill_offset(guest));
 }
 
 static inline void emit_gpr_store(struct emit *e, unsigned host, unsigned guest)
 {
-	emit_rm(e, true, 0x89, host, e->spill_base, spill_offset(guest));
+	emit_rm(e, true, 0x89, host, HOST_RSP, spill_offset(guest));
 }
 
 /* op reg, gs:[r14 + disp] */

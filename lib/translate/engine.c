@@ -80,7 +80,7 @@ static int engine_create(struct x86_cpu *cpu)
 	atomic_store_explicit(&gs_direct, (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE) != 0, memory_order_relaxed);
 	cpu->engine_data = t;
 	t->cpu = cpu;
-	t->frame = t->own = (struct translate_frame *)cpu->tlb->engine;
+	t->frame = (struct translate_frame *)cpu->tlb->engine;
 	cpu->poll = &t->frame->poll;
 	t->interp.cache = interp_cache_create();
 	t->interp.vector = interp_vector_create();
@@ -190,7 +190,6 @@ void translate_settle(struct x86_cpu *cpu, struct translate *t)
 	STAT_ADD(cpu, INSNS, t->frame->insns + (t->op_runs && cpu->rip != t->op_rip));
 	t->frame->insns = 0;
 	t->op_runs = false;
-	translate_direct_leave(cpu, t);
 }
 
 /* Back from the depth of an instruction. */

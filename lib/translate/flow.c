@@ -69,7 +69,7 @@ static void emit_far_cold(struct builder *b, struct cold *c)
 {
 	struct translate_far *f = (struct translate_far *)c->record;
 
-	block_emit_call(b, block_detour(b), c->record);
+	block_emit_call(b, b->t->stub_detour, c->record);
 	b->e.p = (uint8_t *)(((uintptr_t)b->e.p + 7) & ~(uintptr_t)7);
 	emit_bind(&b->e, c->tag);
 	f->tag = (uint32_t)(b->e.p - b->t->rw);
@@ -112,7 +112,7 @@ void flow_emit_exit(struct builder *b, struct cold *c)
 	if (poll)
 		emit_bind(e, poll);
 	x->leave = (uint8_t)(e->p - b->t->rw - x->stub);
-	block_emit_call(b, block_detour(b), c->record);
+	block_emit_call(b, b->t->stub_detour, c->record);
 }
 
 void flow_emit_plain(struct builder *b, struct cold *c, unsigned reg)
@@ -126,7 +126,7 @@ void flow_emit_plain(struct builder *b, struct cold *c, unsigned reg)
 	x->jump = x->last = (uint32_t)(b->e.p - b->t->rw);
 	emit32(&b->e, 0);
 	x->stub = (uint32_t)(b->e.p - b->t->rw);
-	block_emit_call(b, block_detour(b), &x->record);
+	block_emit_call(b, b->t->stub_detour, &x->record);
 	emit_bind(&b->e, other);
 }
 
@@ -222,34 +222,6 @@ static void emit_canonical(struct builder *b, struct insn *i)
 	block_cold_from(b, c, CC_A);
 }
 
-/*
- * In the other process the host's CALL and RET stand for the guest's, so that the processor's return stack predicts.
- * The host's return addresses are never believed: RET writes where the jump cache says, which is here if nothing
- * unusual has happened, and RSP may be anywhere in its page (direct.c puts it right when it leaves that).
- */
-static void emit_paired_call(struct builder *b, const struct insn *i, bool indirect)
-{
-	bool near = !indirect && in_page(flow_target(i));
-	uint8_t *around;
-
-	emit8(&b->e, OP_CALL);
-	around = b->e.p;
-	b->e.p += 4;
-	if (near)
-		exit_to(b, i, flow_target(i));
-	/* In the next page: which one that is depends on the linear address. */
-	if (in_page((int64_t)i->offset + i->ii.len))
-		translate_landing_add(b->t, b->page + i->offset + i->ii.len, b->mode, b->block, b->e.p + b->e.to_rx);
-	jump_to(b, i, (int64_t)i->offset + i->ii.len);
-	if (near)
-		return;
-	emit_bind(&b->e, around);
-	if (indirect)
-		emit_jump_inline(b, block_record(b, i, ACTION_JUMP));
-	else
-		jump_to(b, i, flow_target(i));
-}
-
 static bool emit_call(struct builder *b, struct insn *i)
 {
 	bool indirect = i->ii.kind[0] != INTERP_OP_IMM;
@@ -267,16 +239,12 @@ static bool emit_call(struct builder *b, struct insn *i)
 	emit_lea(e, HOST_T1, HOST_T1, i->offset + i->ii.len);
 	recode_emit_mem(e, true, 0x89, HOST_T1, &m);
 	emit_lea(e, HOST_SP, HOST_SP, -8);
-	if (!indirect && !(b->mode & TRANSLATE_MODE_DIRECT)) {
+	if (!indirect) {
 		emit_relative(b, i, flow_target(i));
 		return true;
 	}
 	b->since++;
 	block_emit_count(b);
-	if (b->mode & TRANSLATE_MODE_DIRECT) {
-		emit_paired_call(b, i, indirect);
-		return true;
-	}
 	emit_jump_inline(b, block_record(b, i, ACTION_JUMP));
 	return true;
 }
@@ -296,14 +264,7 @@ static bool emit_ret(struct builder *b, struct insn *i)
 	b->since++;
 	block_emit_count(b);
 	r->since = -1; /* counted already */
-	if (b->mode & TRANSLATE_MODE_DIRECT) {
-		struct cold *c = block_cold(b, r);
-
-		translate_emit_return(&b->e, b->mmu, c->from);
-		c->count = 2;
-	} else {
-		emit_jump_inline(b, r);
-	}
+	emit_jump_inline(b, r);
 	return true;
 }
 
@@ -320,17 +281,13 @@ void flow_emit(struct builder *b, struct insn *i)
 	}
 	if (i->kind != KIND_JMP || i->ii.kind[0] != INTERP_OP_IMM)
 		insn_flags_keep(b, UINT32_MAX);
-	block_site(b, i);
 	switch (i->kind) {
 	case KIND_JMP: done = emit_jmp(b, i); break;
 	case KIND_CALL: done = emit_call(b, i); break;
 	default: done = emit_ret(b, i); break;
 	}
-	if (done) {
-		block_site_done(b, start);
+	if (done)
 		return;
-	}
-	b->site = NULL;
 	b->e.p = start;
 	b->colds = colds;
 	b->since = since;

@@ -38,7 +38,7 @@ void insn_emit_interp(struct builder *b, struct insn *i)
 	struct translate_record *r = block_record(b, i, ACTION_INTERP);
 
 	r->flags = (i->shadow ? TRANSLATE_RECORD_SHADOW : 0) | (i->is_protected ? TRANSLATE_RECORD_PROTECTED : 0);
-	block_emit_call(b, block_detour(b), r);
+	block_emit_call(b, b->t->stub_detour, r);
 	b->stack.open = b->base.open = false;
 }
 
@@ -206,15 +206,6 @@ static void emit_div(struct builder *b, struct insn *i)
 	flags_after(b, i);
 }
 
-/* Its registers are where the guest has them, and so is DF. It can be restarted wherever it faults. */
-static void emit_string(struct builder *b, struct insn *i)
-{
-	if (wants_flags(i))
-		insn_flags_want(b);
-	emit_bytes(&b->e, i->ii.raw, i->ii.len);
-	flags_after(b, i);
-}
-
 static void emit_kind(struct builder *b, struct insn *i)
 {
 	switch (i->kind) {
@@ -225,7 +216,6 @@ static void emit_kind(struct builder *b, struct insn *i)
 	case KIND_POP: emit_pop(b, i); break;
 	case KIND_LEAVE: emit_leave(b, i); break;
 	case KIND_DIV: emit_div(b, i); break;
-	case KIND_STRING: emit_string(b, i); break;
 	default: break;
 	}
 }
@@ -238,12 +228,9 @@ void insn_emit(struct builder *b, struct insn *i)
 
 	b->resumes = 0;
 	b->bad = i->kind == KIND_INTERP;
-	if (!b->bad) {
-		block_site(b, i);
+	if (!b->bad)
 		emit_kind(b, i);
-	}
 	if (b->bad) {
-		b->site = NULL;
 		b->e.p = start;
 		b->colds = colds;
 		b->resumes = 0;
@@ -252,12 +239,11 @@ void insn_emit(struct builder *b, struct insn *i)
 		b->vector_live = vector_live;
 		insn_flags_keep(b, UINT32_MAX);
 		insn_emit_interp(b, i);
-		b->vector_live = b->mode & TRANSLATE_MODE_DIRECT;
+		b->vector_live = false;
 		b->flags_host = b->flags_frame = true; /* the way back from C loads them */
 	}
 	for (unsigned n = 0; n < b->resumes; n++)
 		if (!(i->kind == KIND_INTERP && i->ii.ends_block && !i->shadow))
 			b->resume[n]->resume = (uint32_t)(b->e.p - b->t->rw);
-	block_site_done(b, start);
 	b->since++;
 }

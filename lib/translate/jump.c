@@ -9,21 +9,10 @@ static unsigned jump_hash(uint64_t rip)
 	return (((uint32_t)rip * TRANSLATE_JUMP_FACTOR) >> (32 - TRANSLATE_JUMP_BITS));
 }
 
-/* NULL: there is no other process yet. */
-static struct translate_jump *table(const struct translate *t, unsigned n)
-{
-	if (n == TRANSLATE_JUMPS_DIRECT)
-		return translate_direct_jumps(t);
-	return t->own->jump[n];
-}
-
 static void clear(struct translate *t, unsigned mmu)
 {
 	struct translate_jumps *j = &t->jumps[mmu];
-	struct translate_jump *jump = table(t, mmu);
-
-	if (!jump)
-		return;
+	struct translate_jump *jump = t->frame->jump[mmu];
 
 	if (j->count < TRANSLATE_JUMP_USED)
 		for (unsigned n = 0; n < j->count; n++)
@@ -32,8 +21,6 @@ static void clear(struct translate *t, unsigned mmu)
 		for (unsigned n = 0; n < 1u << TRANSLATE_JUMP_BITS; n++)
 			jump[n].rip = translate_jump_none(n);
 	translate_unlink_far(t, mmu);
-	if (mmu == TRANSLATE_JUMPS_DIRECT)
-		translate_direct_code_clear(t);
 	j->count = 0;
 	j->local = j->huge = false;
 	tz_clear(j->page, sizeof(j->page));
@@ -42,7 +29,7 @@ static void clear(struct translate *t, unsigned mmu)
 
 void translate_jump_clear(struct translate *t)
 {
-	for (unsigned n = 0; n < TRANSLATE_JUMPS; n++)
+	for (unsigned n = 0; n < X86_MMU_COUNT; n++)
 		clear(t, n);
 }
 
@@ -76,11 +63,11 @@ static void put(struct translate_jumps *j, struct translate_jump *jump, unsigned
 	jump[n].code = code;
 }
 
-void translate_jump_insert(struct translate *t, unsigned which, uint64_t rip, const void *code,
+void translate_jump_insert(struct translate *t, unsigned mmu, uint64_t rip, const void *code,
 			   const struct x86_tlb_info *e)
 {
-	struct translate_jumps *j = &t->jumps[which];
-	struct translate_jump *jump = table(t, which);
+	struct translate_jumps *j = &t->jumps[mmu];
+	struct translate_jump *jump = t->frame->jump[mmu];
 	unsigned n = jump_hash(rip);
 
 	/* Who was there moves aside, the last one out. */
@@ -94,8 +81,6 @@ void translate_jump_insert(struct translate *t, unsigned which, uint64_t rip, co
 			jump[n].rip = translate_jump_none(n);
 	}
 	put(j, jump, n, rip, code);
-	if (which == TRANSLATE_JUMPS_DIRECT)
-		translate_direct_code(t, rip, e->gpa);
 	filter_add(j->page, rip >> 12);
 	if (e->page_shift > 12)
 		filter_add(j->large, rip >> 21);
@@ -108,12 +93,9 @@ void translate_flushed(struct x86_cpu *cpu, enum x86_tlb_flush what, uint64_t gv
 	struct translate *t = translate_of(cpu);
 
 	translate_direct_flushed(t, what, gva);
-	for (unsigned n = 0; n < TRANSLATE_JUMPS; n++) {
+	for (unsigned n = 0; n < X86_MMU_COUNT; n++) {
 		struct translate_jumps *j = &t->jumps[n];
 
-		/* The other process's are looked through when it is next used. */
-		if (n == TRANSLATE_JUMPS_DIRECT && what != X86_TLB_FLUSH_PAGE)
-			continue;
 		if (what == X86_TLB_FLUSH_ALL || (what == X86_TLB_FLUSH_NONGLOBAL && j->local) ||
 		    (what == X86_TLB_FLUSH_PAGE &&
 		     (j->huge || filter_has(j->page, gva >> 12) || filter_has(j->large, gva >> 21))))
@@ -121,9 +103,9 @@ void translate_flushed(struct x86_cpu *cpu, enum x86_tlb_flush what, uint64_t gv
 	}
 }
 
-const void *translate_jump_find(const struct translate *t, unsigned which, uint64_t rip)
+const void *translate_jump_find(const struct translate *t, unsigned mmu, uint64_t rip)
 {
-	const struct translate_jump *jump = table(t, which);
+	const struct translate_jump *jump = t->frame->jump[mmu];
 	unsigned n = jump_hash(rip);
 
 	for (unsigned way = 0; way < TRANSLATE_JUMP_WAYS; way++)

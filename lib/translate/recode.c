@@ -43,8 +43,6 @@ static void emit_operand(struct emit *e, unsigned reg, const struct host_mem *m,
 
 void recode_emit_mem(struct emit *e, bool w, unsigned op, unsigned reg, const struct host_mem *m)
 {
-	if (m->fs)
-		emit8(e, 0x64);
 	emit_rex(e, w, reg, m->index == HOST_NONE ? 0 : m->index, m->base == HOST_NONE ? 0 : m->base);
 	emit8(e, op);
 	emit_operand(e, reg, m, false);
@@ -242,8 +240,6 @@ void recode_emit(struct builder *b, struct insn *i, const struct host_mem *m)
 		default: break; /* RAX, RCX, RDX by nature: where they are anyway */
 		}
 	}
-	if (m && m->fs)
-		emit8(&b->e, 0x64);
 	if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
 		emit_vex(b, i, &r);
 	else if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)

@@ -34,9 +34,6 @@ static void frame_enter(struct translate *t)
 	frame->gs_base = cpu->seg[X86_GS].base;
 	frame->flags = (uint16_t)translate_lahf(cpu->rflags);
 	frame->vector = cpu->fpu.live;
-	frame->flushes = cpu->tlb->flushes;
-	if (t->in_direct)
-		return;
 	if (unlikely(t->tlb_generation != tlb_generation(cpu))) {
 		t->tlb_generation = tlb_generation(cpu);
 		translate_victim_clear(t);
@@ -128,20 +125,18 @@ static void link(struct translate *t, struct translate_exit *x, struct translate
 const void *translate_next(struct x86_cpu *cpu, struct translate *t, struct translate_exit *x)
 {
 	uint64_t mode = translate_mode(cpu), wipes = t->wipes;
-	unsigned mmu = (unsigned)mode & TRANSLATE_MODE_MMU, jumps = t->in_direct ? TRANSLATE_JUMPS_DIRECT : mmu;
+	unsigned mmu = (unsigned)mode & TRANSLATE_MODE_MMU;
 	struct translate_block *b;
 	const void *code = NULL;
 
 	STAT_INC(cpu, TRANSLATE_DISPATCHES);
 	refresh(t, mode);
 	t->interp.abort_block = false;
-	if (t->in_direct)
-		mode |= TRANSLATE_MODE_DIRECT;
 	if (unlikely(t->plain)) {
 		t->plain = false;
 		mode |= TRANSLATE_MODE_PLAIN;
 	} else if (!x) {
-		code = translate_jump_find(t, jumps, cpu->rip);
+		code = translate_jump_find(t, mmu, cpu->rip);
 	}
 	if (!code) {
 		STAT_INC(cpu, TRANSLATE_JUMP_MISSES);
@@ -151,12 +146,9 @@ const void *translate_next(struct x86_cpu *cpu, struct translate *t, struct tran
 			return NULL;
 		if (x && t->wipes == wipes)
 			link(t, x, b);
-		if (t->in_direct)
-			code = translate_landing_find(t, b->key);
-		if (!code)
-			code = b->code;
+		code = b->code;
 		if (!(mode & TRANSLATE_MODE_PLAIN))
-			translate_jump_insert(t, jumps, cpu->rip, code,
+			translate_jump_insert(t, mmu, cpu->rip, code,
 					      x86_tlb_info(cpu, x86_tlb_slot(cpu, mmu, cpu->rip)));
 	}
 	t->frame->rip_page = cpu->rip & ~TZ_PAGE_MASK;
@@ -171,7 +163,7 @@ static const void *go_on(struct x86_cpu *cpu, struct translate *t, struct transl
 	if (unlikely(cpu->io.logged || atomic_load_explicit(&cpu->attention, memory_order_relaxed) ||
 		     !translate_translatable(cpu) || x86_needs_stepping(cpu)))
 		return NULL;
-	if (t->in_direct ? translate_direct_leaving(t) : cpu->cpl == 3 && translate_direct_eager(t))
+	if (cpu->cpl == 3 && translate_direct_eager(t))
 		return NULL;
 	/* The plain rest of a block belongs to it. */
 	if (unlikely(t->guard) && !t->plain && t->guard->stop(cpu))
@@ -250,15 +242,6 @@ static const void *interp_op(struct x86_cpu *cpu, struct translate *t, const str
 	return go_on(cpu, t, NULL);
 }
 
-const void *translate_fault(struct x86_cpu *cpu, const struct translate_record *r)
-{
-	struct translate *t = translate_of(cpu);
-
-	translate_frame_leave(t);
-	cpu->rip = t->frame->rip_page + r->offset;
-	return interp_op(cpu, t, r);
-}
-
 /* ---- TLB misses ---- */
 
 static uint64_t check_address(const struct x86_cpu *cpu, const struct translate *t, const struct translate_check *k)
@@ -299,16 +282,10 @@ static bool fill(struct x86_cpu *cpu, struct translate *t, const struct translat
 }
 
 /* An instruction across a page end. */
-static const void *cross(struct x86_cpu *cpu, struct translate *t, const struct translate_check *k)
+static const void *cross(struct x86_cpu *cpu, struct translate *t)
 {
-	const struct translate_block *b = translate_at(t, k->record.block);
 	const struct interp_insn *i;
 
-	if (t->in_direct && translate_cross_holds(t, b)) {
-		guest_store32(t->rw + k->retry, cpu->tlb->flushes);
-		frame_enter(t);
-		return b->code;
-	}
 	i = interp_block_find(cpu, &t->interp)->insn;
 	if (unlikely(t->guard) && t->guard->hold(cpu, i))
 		return NULL;
@@ -350,7 +327,7 @@ const void *translate_detour(struct x86_cpu *cpu, const uint8_t *site)
 	case ACTION_FAR: return go_on(cpu, t, (struct translate_exit *)r);
 	case ACTION_JUMP: return go_on(cpu, t, NULL);
 	case ACTION_INTERP: return interp_op(cpu, t, r);
-	case ACTION_CROSS: return cross(cpu, t, (const struct translate_check *)r);
+	case ACTION_CROSS: return cross(cpu, t);
 	default: break;
 	}
 	k = (const struct translate_check *)r;

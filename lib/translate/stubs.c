@@ -114,16 +114,8 @@ void translate_emit_jump(struct emit *e, unsigned mmu, uint8_t *miss[2])
 	emit_gs_t1(e, false, 0xff, 4, jump_code(mmu)); /* jmp gs:[] */
 }
 
-void translate_emit_return(struct emit *e, unsigned mmu, uint8_t *miss[2])
-{
-	emit_lookup(e, mmu, miss);
-	emit_gs_t1(e, true, 0x8b, HOST_T1, jump_code(mmu));
-	emit_rm(e, true, 0x89, HOST_T1, HOST_RSP, 0);
-	emit8(e, 0xc3);
-}
-
-/* Called, with a linear address in r11: to the code there, or as `detour`. Returns where it is. */
-static const uint8_t *emit_jump(struct emit *e, unsigned mmu, const uint8_t *detour)
+/* Called, with a linear address in r11: to the code there, or as stub_detour. Returns where it is. */
+static const uint8_t *emit_jump(struct translate *t, struct emit *e, unsigned mmu)
 {
 	uint32_t table = FRAME(jump) + mmu * (uint32_t)sizeof(((struct translate_frame *)0)->jump[0]);
 	uint32_t rip = table + (uint32_t)offsetof(struct translate_jump, rip);
@@ -150,7 +142,7 @@ static const uint8_t *emit_jump(struct emit *e, unsigned mmu, const uint8_t *det
 	}
 	emit_bind(e, miss[1]);
 	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xec, 8 }, 4); /* the return address is still there */
-	emit_branch(e, OP_JMP, detour);
+	emit_branch(e, OP_JMP, t->stub_detour);
 	return start;
 }
 
@@ -197,11 +189,7 @@ void translate_stubs_create(struct translate *t)
 	emit_enter(t, &e);
 	emit_detour(t, &e);
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
-		t->stub_jump[mmu] = emit_jump(&e, mmu, t->stub_detour);
-	/* In the other process: the kernel saves the registers and calls its signal handler (direct.h). */
-	t->stub_direct = here(&e);
-	emit_bytes(&e, (const uint8_t[]){ 0x0f, 0x0b }, 2); /* ud2 */
-	t->stub_jump_direct = emit_jump(&e, X86_MMU_USER, t->stub_direct);
+		t->stub_jump[mmu] = emit_jump(t, &e, mmu);
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++) {
 		emit_fill(t, &e, mmu, false);
 		emit_fill(t, &e, mmu, true);

@@ -47,17 +47,12 @@
 #define TRANSLATE_JUMP_FACTOR 0x9e3779b1u
 #define TRANSLATE_JUMP_USED 4096
 #define TRANSLATE_INSN_BITS 12
-#define TRANSLATE_LANDING_BITS 14
 #define TRANSLATE_VICTIMS 256
 #define TRANSLATE_ARENA_START 8 /* offset 0 is nothing */
 #define TRANSLATE_MAILBOX 32
 
 /* No canonical address is near it. With it goes a window on translate_frame.nowhere. */
 #define TRANSLATE_NO_PAGE (UINT64_C(1) << 62)
-
-/* The jump caches: one for each context of the TLB, and the other process's. */
-#define TRANSLATE_JUMPS_DIRECT X86_MMU_COUNT
-#define TRANSLATE_JUMPS (X86_MMU_COUNT + 1)
 
 /* What translated code reaches through GS. */
 struct translate_frame {
@@ -68,11 +63,8 @@ struct translate_frame {
 	uint64_t window;     /* HVA - GVA there; in r15 while translated code runs */
 	uint64_t scratch;    /* r11 while C is called */
 	_Atomic uint32_t poll;
-	uint16_t flags;   /* AL: OF, AH: as LAHF */
-	uint8_t vector;   /* cpu->fpu.live */
-	uint32_t flushes; /* the TLB's */
-	/* The rest is not written by translated code, and in the other process it cannot be. */
-	_Alignas(8) uint8_t fill[TZ_PAGE_SIZE - 72];
+	uint16_t flags; /* AL: OF, AH: as LAHF */
+	uint8_t vector; /* cpu->fpu.live */
 	/* Where code at a linear address starts, by context of the TLB; none: translate_jump_none(). */
 	struct translate_jump {
 		uint64_t rip;
@@ -83,7 +75,6 @@ struct translate_frame {
 	struct x86_tlb_entry victim[X86_MMU_COUNT][X86_TLB_SIZE];
 };
 _Static_assert(sizeof(struct translate_frame) <= X86_TLB_ENGINE_SIZE, "must fit");
-_Static_assert(offsetof(struct translate_frame, jump) == TZ_PAGE_SIZE, "protected by the page");
 
 struct translate_block;
 struct translate_counters;
@@ -114,17 +105,15 @@ struct translate_record {
 	int8_t since;           /* instructions completed in the block and not counted yet; -1: one too many were */
 	uint8_t align;          /* of the operand, which interp insists on */
 };
-#define TRANSLATE_RECORD_WRITE 1u        /* the instruction writes */
-#define TRANSLATE_RECORD_WINDOW_W 2u     /* the check asks for the write tag */
-#define TRANSLATE_RECORD_VECTOR 4u       /* the FPU's state must be in the registers behind it */
-#define TRANSLATE_RECORD_PLAIN 16u       /* an exit to a plain block, in the middle of this one */
-#define TRANSLATE_RECORD_SHADOW 32u      /* what follows runs before anything else looks for interrupts */
-#define TRANSLATE_RECORD_PROTECTED 64u   /* it is what follows: the shadow is still there if it does not get done */
-#define TRANSLATE_RECORD_HOST_FLAGS 128u /* the arithmetic flags are in the host's registers only */
-#define TRANSLATE_RECORD_NO_FILL 8u      /* it may turn out to access nothing */
+#define TRANSLATE_RECORD_WRITE 1u      /* the instruction writes */
+#define TRANSLATE_RECORD_WINDOW_W 2u   /* the check asks for the write tag */
+#define TRANSLATE_RECORD_VECTOR 4u     /* the FPU's state must be in the registers behind it */
+#define TRANSLATE_RECORD_PLAIN 16u     /* an exit to a plain block, in the middle of this one */
+#define TRANSLATE_RECORD_SHADOW 32u    /* what follows runs before anything else looks for interrupts */
+#define TRANSLATE_RECORD_PROTECTED 64u /* it is what follows: the shadow is still there if it does not get done */
+#define TRANSLATE_RECORD_NO_FILL 8u    /* it may turn out to access nothing */
 
-/* ACTION_CROSS: `retry` is where the flushes it compares with are (TRANSLATE_MODE_DIRECT).
- * ACTION_FILL, _WINDOW, _STACK: the first byte checked, as in struct interp_insn; how many. */
+/* ACTION_FILL, _WINDOW, _STACK: the first byte checked, as in struct interp_insn; how many. */
 struct translate_check {
 	struct translate_record record;
 	uint32_t retry, hit; /* where it starts, where it has succeeded */
@@ -207,23 +196,8 @@ struct translate_guard {
 struct translate {
 	struct interp interp; /* first: interp's functions find it as cpu->engine_data */
 	struct x86_cpu *cpu;
-	struct translate_frame *frame; /* of the code that runs: own, or direct's */
-	struct translate_frame *own;   /* in cpu->tlb */
-	struct translate_direct *direct;
-	bool in_direct; /* user code in the other process: blocks of TRANSLATE_MODE_DIRECT */
-	/* Of those: which instruction of the guest may fault where, in the order of the code. */
-	struct translate_site {
-		uint32_t start, end; /* offsets in the code cache */
-		uint32_t record;
-	} * site;
-	uint32_t sites, site_max;
-	/* Where the host's RET comes back to behind a CALL, by what the guest's does: TRANSLATE_MODE_DIRECT. */
-	struct translate_landing {
-		uint64_t key; /* as a block's */
-		const struct translate_block *block;
-		const void *code;
-		struct translate_landing *next;
-	} * landing[1u << TRANSLATE_LANDING_BITS];
+	struct translate_frame *frame;   /* in cpu->tlb */
+	struct translate_direct *direct; /* or NULL */
 	struct translate_vm *vm;
 	struct translate *next; /* of the VM */
 
@@ -251,7 +225,7 @@ struct translate {
 		bool local, huge;             /* pages that are not global, or larger than 2 MiB */
 		uint32_t far;                 /* linked struct translate_far */
 		uint64_t page[64], large[64]; /* filters: pages, and 2 MiB regions, they are in */
-	} jumps[TRANSLATE_JUMPS];
+	} jumps[X86_MMU_COUNT];
 	uint16_t victim_used[TRANSLATE_VICTIMS]; /* with the context above the index */
 	unsigned victim_count;
 	uint64_t tlb_generation; /* of the stack window and the victims */
@@ -276,8 +250,7 @@ struct translate {
 	const uint8_t *stub_detour; /* call, with the record's offset behind the call */
 	const uint8_t *stub_fill[X86_MMU_COUNT]
 				[2]; /* likewise, behind a failed check (of the write tag); first the victims */
-	const uint8_t *stub_direct, *stub_jump_direct; /* as stub_detour and stub_jump, in the other process */
-	const uint8_t *stub_jump[X86_MMU_COUNT];       /* likewise, with RIP in r11: through the jump cache */
+	const uint8_t *stub_jump[X86_MMU_COUNT]; /* likewise, with RIP in r11: through the jump cache */
 };
 
 static inline struct translate *translate_of(struct x86_cpu *cpu)
@@ -324,27 +297,18 @@ void translate_unlink_far(struct translate *t, unsigned jumps); /* all of a cont
 /* Compare all blocks of a page with memory, drop those that differ. */
 void translate_page_check(struct translate *t, struct translate_page *p, const uint8_t *host);
 struct translate_page *translate_page_find(struct translate *t, uint64_t gpa);
-/* Is what an instruction's end lies in still this, executable, at the next page of CS:RIP? Raises what a fetch does. */
-bool translate_cross_holds(struct translate *t, const struct translate_block *b);
 void translate_insert_ghost(struct translate *t, struct translate_block *b, uint64_t gpa);
 void *translate_alloc(struct translate *t, size_t size); /* from the arena; the caller has seen to room */
 bool translate_room(const struct translate *t);
-/* gpa: of the instruction behind the CALL, which `block` ends with. */
-void translate_landing_add(struct translate *t, uint64_t gpa, unsigned mode, const struct translate_block *block,
-			   const void *code);
-const void *translate_landing_find(struct translate *t, uint64_t key); /* NULL: none */
-/* Code from start to end (offsets in the cache) behind all added before. */
-void translate_site_add(struct translate *t, uint32_t start, uint32_t end, const struct translate_record *r);
-const struct translate_record *translate_site_find(const struct translate *t, uint32_t at); /* NULL: none */
 /* Drop the blocks that depend on these bytes. True if there were any. */
 bool translate_drop(struct translate *t, uint64_t gpa, unsigned len);
 
 /* ---- jump.c: where code at a linear address is ---- */
 /* e: the page's entry */
-void translate_jump_insert(struct translate *t, unsigned which, uint64_t rip, const void *code,
+void translate_jump_insert(struct translate *t, unsigned mmu, uint64_t rip, const void *code,
 			   const struct x86_tlb_info *e);
-void translate_flushed(struct x86_cpu *cpu, enum x86_tlb_flush what, uint64_t gva);       /* tlb->flushed */
-const void *translate_jump_find(const struct translate *t, unsigned which, uint64_t rip); /* NULL: unknown */
+void translate_flushed(struct x86_cpu *cpu, enum x86_tlb_flush what, uint64_t gva);     /* tlb->flushed */
+const void *translate_jump_find(const struct translate *t, unsigned mmu, uint64_t rip); /* NULL: unknown */
 void translate_jump_clear(struct translate *t);
 
 /* ---- victim.c: the second place of TLB entries ---- */
@@ -385,9 +349,6 @@ void translate_stubs_create(struct translate *t);
  * happens where it is unknown. */
 void translate_emit_jump(struct emit *e, unsigned mmu, uint8_t *miss[2]);
 
-/* Likewise, by a RET to what is written at RSP: TRANSLATE_MODE_DIRECT. */
-void translate_emit_return(struct emit *e, unsigned mmu, uint8_t *miss[2]);
-
 /* ---- runtime.c ---- */
 /* Called by translated code. Where to go on, or NULL: leave it. */
 const void *translate_detour(struct x86_cpu *cpu, const uint8_t *site);
@@ -398,25 +359,19 @@ const void *translate_detour(struct x86_cpu *cpu, const uint8_t *site);
 const void *translate_next(struct x86_cpu *cpu, struct translate *t, struct translate_exit *x);
 void translate_frame_leave(struct translate *t); /* struct x86_cpu is the truth again */
 
-/* The instruction of the record runs as interp's: it has faulted. As translate_detour(). */
-const void *translate_fault(struct x86_cpu *cpu, const struct translate_record *r);
-
-/* ---- direct.c: user code in a process of its own (direct.h) ---- */
+/* ---- direct.c: user code by the processor itself (direct.h) ---- */
 void translate_direct_create(struct translate *t); /* t->direct, or it stays NULL: not on this host */
 void translate_direct_destroy(struct translate *t);
-void translate_direct_invalidate(struct translate *t);
-struct translate_jump *translate_direct_jumps(const struct translate *t); /* NULL: none yet */
-/* The jump cache there has code of this page; it has none. */
-void translate_direct_code(struct translate *t, uint64_t gva, uint64_t gpa);
-void translate_direct_code_clear(struct translate *t);
+void translate_direct_invalidate(struct translate *t); /* memory slots have changed */
 void translate_direct_flushed(struct translate *t, enum x86_tlb_flush what, uint64_t gva);
-void translate_direct_withheld(struct x86_cpu *cpu,
-			       unsigned hash); /* tlb->withheld; also by others while it is stopped */
-bool translate_direct_wanted(struct x86_cpu *cpu, struct translate *t); /* should the code at CS:RIP run there? */
+/* tlb->withheld; also by others while it is stopped */
+void translate_direct_withheld(struct x86_cpu *cpu, unsigned hash);
+void translate_direct_written(struct translate *t, uint64_t gpa); /* code of that page has changed */
+void translate_direct_wiped(struct translate *t);                 /* t->owned is empty */
+/* Should the code at CS:RIP run that way? */
+bool translate_direct_wanted(struct x86_cpu *cpu, struct translate *t);
 void translate_direct_run(struct x86_cpu *cpu, struct translate *t);
-bool translate_direct_leaving(const struct translate *t);
-bool translate_direct_eager(struct translate *t);                      /* user code goes on: better there? */
-void translate_direct_leave(struct x86_cpu *cpu, struct translate *t); /* unwound or not */
+bool translate_direct_eager(struct translate *t); /* user code goes on: does _wanted() want to be asked? */
 
 /* ---- engine.c: what run() is made of ---- */
 /* Around all of the following, in struct x86_cpu's unwinding frame. `gs`: for _end(). */
@@ -434,8 +389,7 @@ void translate_settle(struct x86_cpu *cpu, struct translate *t);
 #define TRANSLATE_MODE_SSE 4u /* neither #UD nor #NM, SIMD floating-point exceptions masked */
 #define TRANSLATE_MODE_AVX 8u
 #define TRANSLATE_MODE_AVX512 16u
-#define TRANSLATE_MODE_PLAIN 32u  /* no windows */
-#define TRANSLATE_MODE_DIRECT 64u /* for the other process: linear addresses are the host's */
+#define TRANSLATE_MODE_PLAIN 32u /* no windows */
 
 /* What translated code depends on besides its bytes. */
 static inline uint64_t translate_mode(const struct x86_cpu *cpu)
@@ -453,12 +407,6 @@ static inline uint64_t translate_mode(const struct x86_cpu *cpu)
 		mode |= TRANSLATE_MODE_AVX512;
 	return mode;
 }
-/* Of code translated in this mode: which jump cache it uses. */
-static inline unsigned translate_jumps_of(unsigned mode)
-{
-	return mode & TRANSLATE_MODE_DIRECT ? TRANSLATE_JUMPS_DIRECT : mode & TRANSLATE_MODE_MMU;
-}
-
 /* Translate the code at page + offset, of which `host` maps the page. NULL: its first instruction is not for us. */
 struct translate_block *translate_block_make(struct translate *t, uint64_t key, const uint8_t *host);
 

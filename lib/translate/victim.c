@@ -8,7 +8,7 @@
 
 static void clear(struct translate *t, unsigned n)
 {
-	struct x86_tlb_entry *v = &t->own->victim[0][0] + n;
+	struct x86_tlb_entry *v = &t->frame->victim[0][0] + n;
 
 	v->tag_read = v->tag_write = x86_tlb_withheld((uint64_t)n % X86_TLB_SIZE << TZ_PAGE_SHIFT);
 }
@@ -28,7 +28,7 @@ void translate_victim_save(struct translate *t, unsigned mmu, uint64_t gva)
 {
 	const struct x86_tlb_entry *e = x86_tlb_slot(t->cpu, mmu, gva);
 	unsigned n = (unsigned)(e - &t->cpu->tlb->e[0][0]);
-	struct x86_tlb_entry *v = &t->own->victim[0][0] + n;
+	struct x86_tlb_entry *v = &t->frame->victim[0][0] + n;
 
 	if ((e->tag_read & X86_TLB_INVALID) && (e->tag_write & X86_TLB_INVALID))
 		return;

@@ -196,15 +196,6 @@ void window_check_cross(struct builder *b, struct cold *c)
 {
 	struct emit *e = &b->e;
 
-	if (b->mode & TRANSLATE_MODE_DIRECT) {
-		/* There is no TLB there: C looks again after each flush. */
-		emit_bytes(e, (const uint8_t[]){ 0x65, 0x81, 0x3c, 0x25 }, 4); /* cmp dword gs:[flushes], imm32 */
-		emit32(e, FRAME(flushes));
-		((struct translate_check *)c->record)->retry = (uint32_t)(e->p - b->t->rw);
-		emit32(e, b->t->cpu->tlb->flushes);
-		block_cold_from(b, c, CC_NE);
-		return;
-	}
 	emit_gs(e, true, 0x8b, HOST_T0, FRAME(rip_page));
 	emit_lea(e, HOST_T0, HOST_T0, TZ_PAGE_SIZE);
 	emit_index(e);
@@ -284,7 +275,7 @@ static void check_align(struct builder *b, const struct insn *i, const struct ho
 	block_cold_from(b, c, CC_NE);
 }
 
-static bool checked_access(struct builder *b, struct insn *i, const struct access *a, struct host_mem *m)
+bool window_access(struct builder *b, struct insn *i, const struct access *a, struct host_mem *m)
 {
 	bool plain = b->mode & TRANSLATE_MODE_PLAIN, stack = a->stack && !plain;
 	struct window *w = stack ? &b->stack : &b->base;
@@ -309,52 +300,4 @@ static bool checked_access(struct builder *b, struct insn *i, const struct acces
 	if (!aligned)
 		check_align(b, i, m, a->align);
 	return true;
-}
-
-/* TRANSLATE_MODE_DIRECT: linear addresses are the host's. Loses r11, perhaps r14, no flags. */
-static bool direct_access(struct builder *b, const struct access *a, struct host_mem *m)
-{
-	unsigned base = HOST_NONE, index = HOST_NONE;
-
-	if (a->disp != (int32_t)a->disp)
-		return false;
-	if (!a->wide) {
-		if (!window_effective(b, a, HOST_T0, false))
-			return false;
-		*m = (struct host_mem){ .base = HOST_T0, .index = HOST_NONE };
-	} else {
-		if (a->base == INTERP_RIP_REG)
-			emit_gs(&b->e, true, 0x8b, HOST_T0, FRAME(rip_page));
-		else if (a->base != INTERP_NO_REG && host_of(a->base) == HOST_NONE)
-			emit_gpr_load(&b->e, HOST_T0, a->base);
-		if (a->base != INTERP_NO_REG)
-			base = a->base < 16 && host_of(a->base) != HOST_NONE ? host_of(a->base) : HOST_T0;
-		if (a->index != INTERP_NO_REG)
-			index = host_of(a->index);
-		*m = (struct host_mem){ base, index, (int32_t)a->disp, a->shift, false };
-		if (a->index != INTERP_NO_REG && index == HOST_NONE) {
-			m->index = base == HOST_T0 ? HOST_T1 : HOST_T0;
-			emit_gpr_load(&b->e, m->index, a->index);
-			/* r14 may be wanted for another operand. */
-			if (base == HOST_T0) {
-				emit_lea_sib(&b->e, true, HOST_T0, HOST_T0, HOST_T1, a->shift, (int32_t)a->disp);
-				*m = (struct host_mem){ .base = HOST_T0, .index = HOST_NONE };
-			}
-		}
-	}
-	m->fs = a->seg == X86_FS;
-	if (a->seg == X86_GS) {
-		emit_lea_sib(&b->e, true, HOST_T0, m->base, m->index, m->shift, m->disp);
-		emit_gs(&b->e, true, 0x8b, HOST_T1, FRAME(gs_base));
-		emit_lea_sib(&b->e, true, HOST_T0, HOST_T0, HOST_T1, 0, 0);
-		*m = (struct host_mem){ .base = HOST_T0, .index = HOST_NONE };
-	}
-	return true;
-}
-
-bool window_access(struct builder *b, struct insn *i, const struct access *a, struct host_mem *m)
-{
-	if (b->mode & TRANSLATE_MODE_DIRECT)
-		return direct_access(b, a, m);
-	return checked_access(b, i, a, m);
 }

@@ -242,12 +242,14 @@ struct x86_cpu {
 	struct mem *mem;
 	struct lapic *lapic; /* NULL without in-library irqchip */
 	const struct x86_platform_ops *ops;
-	void *owner;                           /* core's struct vcpu */
-	void *engine_data;                     /* the engine's own */
-	uint64_t code_cache_size;              /* bytes, for an engine that makes code; 0: as it likes */
-	bool count_insns;                      /* an engine may leave STAT_INSNS alone unless this is set */
-	bool undisturbed;                      /* run() is called again and the client has not been back in between */
-	_Atomic uint32_t *_Atomic poll;        /* the engine's copy of "attention was set"; may be NULL */
+	void *owner;                    /* core's struct vcpu */
+	void *engine_data;              /* the engine's own */
+	uint64_t code_cache_size;       /* bytes, for an engine that makes code; 0: as it likes */
+	bool count_insns;               /* an engine may leave STAT_INSNS alone unless this is set */
+	bool undisturbed;               /* run() is called again and the client has not been back in between */
+	_Atomic uint32_t *_Atomic poll; /* the engine's copy of "attention was set"; may be NULL */
+	/* The engine's, while it waits for who executes guest code: makes it come back. Thread: any. Else NULL. */
+	void (*_Atomic interrupt)(struct x86_cpu *cpu);
 	uint64_t *stat;                        /* STAT_* counters (base/stats.def), written by the vCPU thread only */
 	uint64_t run_request;                  /* client wants X86_EXIT_IRQ_WINDOW when nonzero */
 	bool guest_debug_step, guest_debug_bp; /* KVM_SET_GUEST_DEBUG; #DB/#BP go to the client */
@@ -268,12 +270,16 @@ enum x86_unwind {
 /* Set attention bits of a vCPU. Thread: any. Does not wake a sleeping (HLT) vCPU: core's vcpu_kick() does. */
 static inline void x86_cpu_attention(struct x86_cpu *cpu, uint32_t bits)
 {
+	void (*interrupt)(struct x86_cpu * cpu);
 	_Atomic uint32_t *poll;
 
 	atomic_fetch_or_explicit(&cpu->attention, bits, memory_order_seq_cst);
 	poll = cpu->poll;
 	if (poll)
 		atomic_store_explicit(poll, 1, memory_order_seq_cst);
+	interrupt = cpu->interrupt;
+	if (unlikely(interrupt != NULL))
+		interrupt(cpu);
 }
 
 static inline bool x86_long64(const struct x86_cpu *cpu)
