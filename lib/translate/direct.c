@@ -8,6 +8,7 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 
+#include "base/log.h"
 #include "base/stats.h"
 #include "x86/access.h"
 #include "x86/event.h"
@@ -65,6 +66,7 @@ static void account_stop(struct translate_direct *d, uint64_t cycles)
 	d->rest = d->rest * 2 < REST_MAX ? d->rest * 2 : REST_MAX;
 	d->credit = CREDIT_START;
 	STAT_INC(d->t->cpu, DIRECT_RESTS);
+	STAT_ADD(d->t->cpu, DIRECT_REST_CYCLES, d->rest_until - tsc());
 }
 
 static bool is_resting(const struct translate_direct *d)
@@ -340,8 +342,10 @@ bool translate_direct_wanted(struct x86_cpu *cpu, struct translate *t)
 /* ---- stops ---- */
 
 /* It cannot be used here, or not any more; the guest goes on translated. */
-static void give_up(struct translate_direct *d)
+static void give_up(struct translate_direct *d, const char *why)
 {
+	x86_fpu_put(d->t->cpu);
+	tz_log(TZ_LOG_WARN, "direct execution is given up: %s (error %lld)", why, (long long)d->error);
 	d->failed = true;
 	direct_twin_end(d);
 }
@@ -437,13 +441,20 @@ static enum outcome stop(struct translate_direct *d, const ucontext_t *uc, uint3
 	STAT_INC(cpu, DIRECT_STOPS);
 	if (signal == SIGSEGV && page_fault(d, uc) == GO_ON) {
 		keep_bases(d);
+		STAT_INC(cpu, DIRECT_SERVED);
 		return GO_ON;
 	}
 	state_from(d, uc, vector_size);
 	load_selectors(d, uc);
 	switch (signal) {
-	case SIGUSR1: o = LEAVE; break;
-	case SIGSYS: rewind_trap(cpu, true); break;
+	case SIGUSR1:
+		STAT_INC(cpu, DIRECT_ATTENTION);
+		o = LEAVE;
+		break;
+	case SIGSYS:
+		STAT_INC(cpu, DIRECT_SYSCALLS);
+		rewind_trap(cpu, true);
+		break;
 	case SIGTRAP:
 		if (cpu->rflags & X86_TF) {
 			/* It has set TF itself and one more instruction is done (SDM 3B 17.3.1.4). */
@@ -463,7 +474,7 @@ static enum outcome stop(struct translate_direct *d, const ucontext_t *uc, uint3
  * The instruction at CS:RIP by interp; false: it has led to where this does not go on. Code that may not be executed
  * here is left by as many steps.
  */
-#define STEPS 64
+#define STEPS 1000
 
 static bool step(struct translate_direct *d)
 {
@@ -494,11 +505,11 @@ static bool make_ready(struct translate_direct *d)
 		return false;
 	}
 	if (unlikely(d->foreign || !d->runner)) {
-		direct_map_prepare(d);
 		d->foreign = false;
 		d->credit -= RENEWAL;
+		STAT_INC(d->t->cpu, DIRECT_RENEWALS);
 		if (!direct_twin_renew(d)) {
-			give_up(d);
+			give_up(d, "no task to run in");
 			return false;
 		}
 	}
@@ -539,7 +550,8 @@ static enum outcome go(struct translate_direct *d, uint64_t *since, bool enter)
 		/* It has not moved. -ENOMEM: too many mappings. */
 		state_from(d, uc, vector_size);
 		d->drop_all = true;
-		d->failed = d->error != -ENOMEM;
+		if (d->error != -ENOMEM)
+			give_up(d, "the host refuses a mapping");
 		return LEAVE;
 	}
 	return stop(d, uc, vector_size);
@@ -552,7 +564,7 @@ void translate_direct_run(struct x86_cpu *cpu, struct translate *t)
 	enum outcome o;
 
 	if (!d->server && (!direct_twin_start(d) || !d->server)) {
-		give_up(d);
+		give_up(d, "the process cannot be made");
 		return;
 	}
 	STAT_INC(cpu, DIRECT_ENTRIES);

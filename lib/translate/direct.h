@@ -68,6 +68,7 @@ struct direct_orders {
 	struct seccomp_notif_resp answer;
 	struct sock_fprog program;
 	stack_t stack;
+	_Atomic uint64_t sequence; /* changes: the orders are new */
 	struct direct_call call[DIRECT_CALLS];
 	struct sock_filter filter[24];
 };
@@ -86,7 +87,9 @@ struct direct_region {
 
 #define DIRECT_INDEX_BITS 17
 #define DIRECT_PAGES_MAX 30000u /* well below vm.max_map_count's default, 65530 */
-#define DIRECT_AROUND 16        /* pages that one fault may bring */
+#define DIRECT_AROUND 16        /* pages that one fault may bring, */
+#define DIRECT_AROUND_CODE 8    /* of code */
+#define DIRECT_FILTER 65536u
 
 /* 4 KiB, or the 2 MiB that a large page gave. */
 struct direct_page {
@@ -121,6 +124,13 @@ struct translate_direct {
 	struct direct_page *page;
 	uint32_t *index; /* by address: number of the page + 1; 0: none */
 	unsigned pages, execs;
+	struct direct_refusal {
+		uint64_t gpa;
+		unsigned left; /* how often it is believed */
+	} refused[256];        /* pages of code, lately */
+	/* By address, hashed: what may be writable here; and some large pages are. */
+	uint64_t writable[DIRECT_FILTER / 64];
+	bool writable_large;
 	bool drop_all;
 	bool split; /* some of 4 KiB come from large pages */
 	/*

@@ -57,8 +57,9 @@ void direct_map_prepare(struct translate_direct *d)
 		return;
 	for (unsigned n = 0; n < d->pages && d->execs; n++)
 		release_code(d, &d->page[n]);
-	d->drop_all = d->split = false;
+	d->drop_all = d->split = d->writable_large = false;
 	d->pages = 0;
+	tz_clear(d->writable, sizeof(d->writable));
 	tz_clear(d->index, sizeof(*d->index) << DIRECT_INDEX_BITS);
 	d->region->orders.count = 0;
 	direct_map_order(d, SYS_munmap, USER_FIRST, area_start(d) - USER_FIRST, 0, 0, 0);
@@ -115,6 +116,12 @@ static struct direct_page *page_add(struct translate_direct *d, uint64_t gva)
 	*p = (struct direct_page){ .gva = gva, .gpa = TRANSLATE_NO_PAGE };
 	d->index[place] = d->pages;
 	return p;
+}
+
+/* What a large page there is found by. */
+static uint64_t large_of(uint64_t gva)
+{
+	return (gva & ~(DIRECT_LARGE_SIZE - 1)) | DIRECT_LARGE;
 }
 
 static uint64_t page_start(const struct direct_page *p)
@@ -177,6 +184,25 @@ static const uint8_t *code_at(struct translate_direct *d, uint64_t page)
 	return hit.hva;
 }
 
+/* Refusals are believed for some time: that is slow at worst. */
+#define BELIEF 200
+
+static struct direct_refusal *refusal_of(struct translate_direct *d, uint64_t gpa)
+{
+	return &d->refused[(gpa >> TZ_PAGE_SHIFT) % ARRAY_SIZE(d->refused)];
+}
+
+static bool is_refused(struct translate_direct *d, uint64_t gpa)
+{
+	struct direct_refusal *r = refusal_of(d, gpa);
+
+	if (r->gpa != gpa || !r->left)
+		return false;
+	r->left--;
+	STAT_INC(d->t->cpu, DIRECT_SENSITIVE);
+	return true;
+}
+
 /* From now on its bytes do not change unnoticed. */
 static bool hold_code(struct translate_direct *d, uint64_t gva, const struct x86_tlb_entry *e)
 {
@@ -184,10 +210,13 @@ static bool hold_code(struct translate_direct *d, uint64_t gva, const struct x86
 	const uint8_t *host = (const uint8_t *)e->host, *before = code_at(d, gva - TZ_PAGE_SIZE),
 		      *after = code_at(d, gva + TZ_PAGE_SIZE);
 
+	if (is_refused(d, gpa))
+		return false;
 	translate_protect(d->t, gpa);
 	if (direct_scan_page(host, before ? before + TZ_PAGE_SIZE - DIRECT_SCAN_BEFORE : NULL, after, d->avoid))
 		return true;
 	translate_protect_done(d->t, gpa);
+	*refusal_of(d, gpa) = (struct direct_refusal){ gpa, BELIEF };
 	STAT_INC(d->t->cpu, DIRECT_SENSITIVE);
 	return false;
 }
@@ -198,17 +227,62 @@ static bool can_map(struct translate_direct *d, uint64_t gva)
 	       d->region->orders.count + 2 <= DIRECT_CALLS;
 }
 
+/* Orders for what goes on where those of the last one end, of the same kind, become part of them. */
+static bool extend(struct translate_direct *d, uint64_t alias, uint64_t start, uint64_t size, uint64_t access)
+{
+	struct direct_orders *o = &d->region->orders;
+	struct direct_call *map = &o->call[o->count - 2], *protect = map + 1;
+
+	if (o->count < 2 || map->nr != SYS_mremap || protect->nr != SYS_mprotect || protect->arg[2] != access ||
+	    map->arg[4] + map->arg[2] != start || map->arg[0] + map->arg[2] != alias ||
+	    protect->arg[0] != map->arg[4] || protect->arg[1] != map->arg[2])
+		return false;
+	map->arg[2] += size;
+	protect->arg[1] += size;
+	return true;
+}
+
+static void order_page(struct translate_direct *d, const struct direct_page *p, bool live, uint64_t alias)
+{
+	uint64_t start = page_start(p), size = page_size(p);
+	uint64_t access = PROT_READ | (p->write ? PROT_WRITE : 0u) | (p->exec ? PROT_EXEC : 0u);
+
+	/* Of length 0: a second mapping of the same memory (mremap(2)), inaccessible as the first one is there. */
+	if (!live && extend(d, alias, start, size, access))
+		return;
+	if (!live)
+		direct_map_order(d, SYS_mremap, alias, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, start);
+	direct_map_order(d, SYS_mprotect, start, size, access, 0, 0);
+}
+
+/* A large page takes the place of small ones. */
+static void forget_small(struct translate_direct *d, uint64_t start)
+{
+	for (uint64_t at = start; at < start + DIRECT_LARGE_SIZE; at += TZ_PAGE_SIZE) {
+		struct direct_page *p = find_live(d, at);
+
+		if (!p)
+			continue;
+		release_code(d, p);
+		p->gpa = TRANSLATE_NO_PAGE;
+	}
+}
+
+static unsigned writable_hash(uint64_t gpa)
+{
+	return (unsigned)(gpa >> TZ_PAGE_SHIFT) % DIRECT_FILTER;
+}
+
 static bool page_map(struct translate_direct *d, uint64_t gva, const struct x86_tlb_entry *e, bool exec)
 {
 	const struct x86_tlb_info *info = x86_tlb_info(d->t->cpu, e);
-	bool large, writable;
-	uint64_t start, size, alias;
+	bool large, live;
+	uint64_t start, alias;
 	struct direct_page *p;
 
 	large = !exec && may_be_large(d, gva, e);
 	start = large ? gva & ~(DIRECT_LARGE_SIZE - 1) : gva;
-	size = large ? DIRECT_LARGE_SIZE : TZ_PAGE_SIZE;
-	alias = alias_of(d, e->host - (gva - start), size);
+	alias = alias_of(d, e->host - (gva - start), large ? DIRECT_LARGE_SIZE : TZ_PAGE_SIZE);
 	if (!alias)
 		return false;
 	p = page_add(d, start | (large ? DIRECT_LARGE : 0));
@@ -222,66 +296,73 @@ static bool page_map(struct translate_direct *d, uint64_t gva, const struct x86_
 		d->execs++;
 		p->exec = true;
 	}
-	/* Code's are taken back by then. */
-	writable = e->tag_write == gva && !p->exec;
-	/* Of length 0: a second mapping of the same memory (mremap(2)), inaccessible as the first one is there. */
-	if (!is_live(p))
-		direct_map_order(d, SYS_mremap, alias, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, start);
-	direct_map_order(d, SYS_mprotect, start, size,
-			 PROT_READ | (writable ? PROT_WRITE : 0) | (p->exec ? PROT_EXEC : 0), 0, 0);
-	d->split |= info->page_shift > TZ_PAGE_SHIFT && !large;
+	if (large)
+		forget_small(d, start);
+	live = is_live(p);
+	/* Code's tags are taken back by then. */
+	p->write = e->tag_write == gva && !p->exec;
 	p->gpa = info->gpa - (gva - start);
-	p->write = writable;
+	order_page(d, p, live, alias);
+	d->split |= info->page_shift > TZ_PAGE_SHIFT && !large;
+	if (p->write) {
+		d->writable_large |= large;
+		d->writable[writable_hash(p->gpa) / 64] |= BIT64(writable_hash(p->gpa) % 64);
+	}
 	STAT_INC(d->t->cpu, DIRECT_PAGES);
 	return true;
 }
 
-/* The pages behind it that the guest could read as well: programs go through memory upwards. */
-static void map_around(struct translate_direct *d, uint64_t gva)
+/* Its entry, if it allows that. A may be set, as by a speculative access (SDM 3A 4.8). */
+static const struct x86_tlb_entry *entry_of(struct translate_direct *d, uint64_t page, unsigned kind)
 {
 	struct x86_cpu *cpu = d->t->cpu;
+	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, X86_MMU_USER, page);
+	const uint64_t *tag = kind == X86_ACCESS_WRITE  ? &e->tag_write
+			      : kind == X86_ACCESS_EXEC ? &e->tag_exec
+							: &e->tag_read;
 
-	for (unsigned n = 1; n < DIRECT_AROUND; n++) {
+	if (*tag != page && (!x86_tlb_fill(cpu, page, kind, X86_MMU_USER) || *tag != page))
+		return NULL;
+	if (e->tag_read != page && (!x86_tlb_fill(cpu, page, X86_ACCESS_READ, X86_MMU_USER) || e->tag_read != page))
+		return NULL;
+	return *tag == page ? e : NULL;
+}
+
+/* The pages behind it that the guest could use likewise: programs go through memory upwards. */
+static void map_around(struct translate_direct *d, uint64_t gva, unsigned kind)
+{
+	for (unsigned n = 1; n < (kind == X86_ACCESS_EXEC ? DIRECT_AROUND_CODE : DIRECT_AROUND); n++) {
 		uint64_t page = gva + n * TZ_PAGE_SIZE;
-		const struct x86_tlb_entry *e = x86_tlb_slot(cpu, X86_MMU_USER, page);
+		const struct x86_tlb_entry *e;
 
-		if (!can_map(d, page) || find_live(d, page) ||
-		    find_live(d, (page & ~(DIRECT_LARGE_SIZE - 1)) | DIRECT_LARGE))
+		if (!can_map(d, page) || find_live(d, page) || find_live(d, large_of(page)))
 			return;
-		/* A may be set, as by a speculative access (SDM 3A 4.8). */
-		if (e->tag_read != page &&
-		    (!x86_tlb_fill(cpu, page, X86_ACCESS_READ, X86_MMU_USER) || e->tag_read != page))
-			return;
-		if (!page_map(d, page, e, false))
+		e = entry_of(d, page, kind);
+		if (!e || !page_map(d, page, e, kind == X86_ACCESS_EXEC))
 			return;
 	}
 }
 
 bool direct_map_serve(struct translate_direct *d, uint64_t gva, unsigned kind)
 {
-	struct x86_cpu *cpu = d->t->cpu;
-	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, X86_MMU_USER, gva);
-	const uint64_t *tag = kind == X86_ACCESS_WRITE  ? &e->tag_write
-			      : kind == X86_ACCESS_EXEC ? &e->tag_exec
-							: &e->tag_read;
+	const struct x86_tlb_entry *e;
 	struct direct_page *p;
 
 	if (!can_map(d, gva))
 		return false;
-	if ((*tag != gva && (!x86_tlb_fill(cpu, gva, kind, X86_MMU_USER) || *tag != gva)) ||
-	    (e->tag_read != gva && (!x86_tlb_fill(cpu, gva, X86_ACCESS_READ, X86_MMU_USER) || e->tag_read != gva)) ||
-	    *tag != gva)
+	e = entry_of(d, gva, kind);
+	if (!e)
 		return false;
 	p = find_live(d, gva);
 	if (!p && kind != X86_ACCESS_EXEC)
-		p = find_live(d, (gva & ~(DIRECT_LARGE_SIZE - 1)) | DIRECT_LARGE);
+		p = find_live(d, large_of(gva));
 	/* It has what the TLB would give. */
 	if (p && (kind == X86_ACCESS_WRITE ? p->write : kind == X86_ACCESS_EXEC ? p->exec : true))
 		return false;
 	if (!page_map(d, gva, e, kind == X86_ACCESS_EXEC))
 		return false;
-	if (kind == X86_ACCESS_READ)
-		map_around(d, gva);
+	if (kind != X86_ACCESS_WRITE)
+		map_around(d, gva, kind);
 	return true;
 }
 
@@ -290,8 +371,8 @@ static void page_drop(struct translate_direct *d, struct direct_page *p)
 {
 	release_code(d, p);
 	p->gpa = TRANSLATE_NO_PAGE;
-	/* Small ones in a large one go with it. */
-	if (((p->gva & DIRECT_LARGE) && d->split) ||
+	/* Small ones in a large one go with it, or leave a hole in it. */
+	if ((p->gva & DIRECT_LARGE ? d->split : find_live(d, large_of(p->gva)) != NULL) ||
 	    !direct_map_order(d, SYS_munmap, page_start(p), page_size(p), 0, 0, 0))
 		d->drop_all = true;
 }
@@ -309,7 +390,7 @@ void direct_map_flush(struct translate_direct *d, enum x86_tlb_flush what, uint6
 	p = find_live(d, gva & ~TZ_PAGE_MASK);
 	if (p)
 		page_drop(d, p);
-	p = find_live(d, (gva & ~(DIRECT_LARGE_SIZE - 1)) | DIRECT_LARGE);
+	p = find_live(d, large_of(gva));
 	if (p)
 		page_drop(d, p);
 }
@@ -318,7 +399,8 @@ void direct_map_withheld(struct translate_direct *d, unsigned hash)
 {
 	const unsigned hashes = X86_TLB_CODE_WORDS * 64;
 
-	if (d->drop_all)
+	if (d->drop_all ||
+	    (!d->writable_large && !(d->writable[hash % DIRECT_FILTER / 64] & BIT64(hash % DIRECT_FILTER % 64))))
 		return;
 	for (unsigned n = 0; n < d->pages; n++) {
 		struct direct_page *p = &d->page[n];

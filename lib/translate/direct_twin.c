@@ -41,8 +41,8 @@ _Static_assert(offsetof(struct direct_report, gs_base) == 8 && offsetof(struct d
 		       offsetof(struct direct_orders, fs_base) == 8 && offsetof(struct direct_orders, gs_base) == 16 &&
 		       offsetof(struct direct_orders, pipe) == 24 && offsetof(struct direct_orders, listener) == 28 &&
 		       offsetof(struct direct_orders, answer) == 32 && offsetof(struct direct_orders, program) == 56 &&
-		       offsetof(struct direct_orders, stack) == 72 && offsetof(struct direct_orders, call) == 96 &&
-		       sizeof(struct direct_call) == 48,
+		       offsetof(struct direct_orders, stack) == 72 && offsetof(struct direct_orders, sequence) == 96 &&
+		       offsetof(struct direct_orders, call) == 104 && sizeof(struct direct_call) == 48,
 	       "as the stub has them");
 _Static_assert(SYS_read == 0 && SYS_rt_sigreturn == 15 && SYS_ioctl == 16 && SYS_clone == 56 && SYS_getppid == 110 &&
 		       SYS_sigaltstack == 131 && SYS_prctl == 157 && SYS_exit_group == 231 && SYS_seccomp == 317,
@@ -62,10 +62,12 @@ __asm__(".pushsection .rodata\n"
 	"	mov %r9, %r8\n"
 	"	syscall\n"
 	"	ret\n"
-	/* The server: after each byte in the pipe the orders, then the runner's release if that is wanted. */
+	/* The server: for each 1 in the pipe the orders, if they are new, then the runner's release if that is wanted.
+	 */
 	"direct_stub_server:\n"
 	"	mov direct_stub(%rip), %rbx\n"
 	"	mov 8+direct_stub(%rip), %rbp\n"
+	"	xor %r12d, %r12d\n"
 	"1:	mov 24(%rbp), %edi\n"
 	"	lea 24(%rbx), %rsi\n"
 	"	mov $1, %edx\n"
@@ -73,12 +75,15 @@ __asm__(".pushsection .rodata\n"
 	"	syscall\n"
 	"	cmp $1, %rax\n"
 	"	jne 9f\n"
-	"	mov (%rbp), %r13d\n"
-	"	lea 96(%rbp), %r14\n"
 	"	xor %esi, %esi\n"
-	"	mov %r13d, %eax\n"
-	"	or 4(%rbp), %eax\n"
-	"	jz 7f\n" /* nothing to do: somebody asks whether all is well */
+	"	cmpb $1, 24(%rbx)\n" /* else somebody asks whether all is well */
+	"	jne 7f\n"
+	"	mov 96(%rbp), %rax\n"
+	"	cmp %r12, %rax\n"
+	"	je 7f\n"
+	"	mov %rax, %r12\n"
+	"	mov (%rbp), %r13d\n"
+	"	lea 104(%rbp), %r14\n"
 	"4:	test %r13d, %r13d\n"
 	"	jz 5f\n"
 	"	mov (%r14), %rax\n"
@@ -465,7 +470,7 @@ bool direct_twin_start(struct translate_direct *d)
 		return false;
 	d->region->report.ready = 0;
 	d->region->report.listener = -1;
-	d->region->orders.count = 0;
+	d->region->orders.count = d->region->orders.sequence = 0;
 	d->region->orders.pipe = d->pipe[0];
 	x86_fpu_put(d->t->cpu);
 	/* No exit signal: it is nobody's child to wait for but ours (__WALL). */
@@ -494,9 +499,12 @@ void direct_twin_interrupt(struct x86_cpu *cpu)
 {
 	struct translate_direct *d = translate_of(cpu)->direct;
 
+	/*
+	 * That it is gone nobody will say but the server, if it is asked. (Who comes here late, when the vCPU's thread
+	 * is further already, asks in vain.)
+	 */
 	if (raw_syscall(SYS_pidfd_send_signal, d->pidfd, SIGUSR1, 0, 0, 0) || is_gone(d->runner))
-		/* Nobody will say so but the server, if it is asked. */
-		raw_syscall(SYS_write, d->pipe[1], (long)"", 1, 0, 0);
+		raw_syscall(SYS_write, d->pipe[1], (long)"\0", 1, 0, 0);
 }
 
 /*
@@ -521,7 +529,12 @@ static bool answer(struct translate_direct *d, uint64_t id)
 {
 	struct seccomp_notif_resp r = { .id = id };
 
-	return !raw_syscall(SYS_ioctl, d->listener, (long)SECCOMP_IOCTL_NOTIF_SEND, (long)&r, 0, 0);
+	long err;
+
+	do
+		err = raw_syscall(SYS_ioctl, d->listener, (long)SECCOMP_IOCTL_NOTIF_SEND, (long)&r, 0, 0);
+	while (err == -EINTR);
+	return !err;
 }
 
 /* Until a task is held. */
@@ -564,7 +577,13 @@ static enum direct_result receive(struct translate_direct *d)
 
 static bool call_server(struct translate_direct *d)
 {
-	return raw_syscall(SYS_write, d->pipe[1], (long)"", 1, 0, 0) == 1;
+	long n;
+
+	atomic_fetch_add(&d->region->orders.sequence, 1);
+	do
+		n = raw_syscall(SYS_write, d->pipe[1], (long)"\1", 1, 0, 0);
+	while (n == -EINTR);
+	return n == 1;
 }
 
 enum direct_result direct_twin_go(struct translate_direct *d)
@@ -604,6 +623,10 @@ bool direct_twin_renew(struct translate_direct *d)
 
 	end_runner(d);
 	o->resume = 0;
+	/* Room for one more. */
+	if (o->count == DIRECT_CALLS)
+		d->drop_all = true;
+	direct_map_prepare(d);
 	if (direct_map_order(d, SYS_clone, CLONE_VM | CLONE_PARENT, 0, 0, 0, 0) && call_server(d))
 		r = receive(d);
 	o->count = 0;
