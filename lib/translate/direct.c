@@ -245,12 +245,14 @@ static void state_to(struct translate_direct *d, ucontext_t *uc, uint32_t vector
 	g[REG_EFL] = (greg_t)((cpu->rflags & FLAGS_USER) | X86_IF | 2);
 	d->region->orders.fs_base = cpu->seg[X86_FS].base;
 	d->region->orders.gs_base = cpu->seg[X86_GS].base;
+	d->region->orders.flags = (cpu->rflags & X86_ID) | X86_IF | 2;
 	fpu_to(cpu, (uint8_t *)uc->uc_mcontext.fpregs, vector_size);
 }
 
 /* Goes on with what is loaded already. */
-static void keep_bases(struct translate_direct *d)
+static void keep_state(struct translate_direct *d, const ucontext_t *uc)
 {
+	d->region->orders.flags = ((uint64_t)uc->uc_mcontext.gregs[REG_EFL] & (X86_ID | X86_NT)) | X86_IF | 2;
 	d->region->orders.fs_base = d->region->report.fs_base;
 	d->region->orders.gs_base = d->region->report.gs_base;
 }
@@ -440,7 +442,7 @@ static enum outcome stop(struct translate_direct *d, const ucontext_t *uc, uint3
 
 	STAT_INC(cpu, DIRECT_STOPS);
 	if (signal == SIGSEGV && page_fault(d, uc) == GO_ON) {
-		keep_bases(d);
+		keep_state(d, uc);
 		STAT_INC(cpu, DIRECT_SERVED);
 		return GO_ON;
 	}
