@@ -16,6 +16,7 @@
 #include "x86/fpu.h"
 #include "x86/paging.h"
 #include "x86/segment.h"
+#include "x86/transfer.h"
 #include "x86/xstate.h"
 
 #define HWCAP2_FSGSBASE BIT64(1)
@@ -188,6 +189,10 @@ static const uint8_t gregs[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, 
 #define FLAGS_USER (X86_ARITH_FLAGS | X86_DF | X86_ID)
 #define FLAGS_APART (X86_TF | X86_IOPL | X86_NT | X86_RF | X86_AC | X86_VIF | X86_VIP | BIT64(17))
 
+/* The selectors of a 64-bit process of Linux, which are the host's as well (asm/segment.h: __USER_CS, __USER_DS). */
+#define USER_CS 0x33
+#define USER_SS 0x2b
+
 static uint32_t extended_end(uint32_t size)
 {
 	return size < AREA_PKRU ? size : AREA_PKRU;
@@ -243,6 +248,8 @@ static void state_to(struct translate_direct *d, ucontext_t *uc, uint32_t vector
 		g[gregs[n]] = (greg_t)cpu->gpr[n];
 	g[REG_RIP] = (greg_t)cpu->rip;
 	g[REG_EFL] = (greg_t)((cpu->rflags & FLAGS_USER) | X86_IF | 2);
+	/* A far jump may have left others. */
+	g[REG_CSGSFS] = USER_CS | (greg_t)USER_SS << 48;
 	d->region->orders.fs_base = cpu->seg[X86_FS].base;
 	d->region->orders.gs_base = cpu->seg[X86_GS].base;
 	d->region->orders.flags = (cpu->rflags & X86_ID) | X86_IF | 2;
@@ -258,10 +265,6 @@ static void keep_state(struct translate_direct *d, const ucontext_t *uc)
 }
 
 /* ---- may it run there? ---- */
-
-/* The selectors of a 64-bit process of Linux, which are the host's as well (asm/segment.h: __USER_CS, __USER_DS). */
-#define USER_CS 0x33
-#define USER_SS 0x2b
 
 static bool has_host_selectors(const struct x86_cpu *cpu)
 {
@@ -414,23 +417,34 @@ static void load_selectors(struct translate_direct *d, const ucontext_t *uc)
 		s = x86_seg_prepare(cpu, order[n], selector);
 		x86_seg_commit(cpu, order[n], &s);
 	}
-	/* A far jump into 32-bit code. Its CS cannot be taken over here: it ends as a jump to a bad selector would. */
+	/* Of a far transfer to 32-bit code (__USER32_CS), carried out now: flat, as the host's, if it is of use at all.
+	 */
 	if (unlikely((uint16_t)cs_gs_fs_ss != USER_CS))
-		x86_raise_gp0(cpu);
+		x86_far_jump(cpu, (uint16_t)cs_gs_fs_ss, cpu->rip, 8, cpu->rip);
 }
 
-/* Back to the instruction that trapped, for interp: INT3, INT 3, INT 80h, SYSCALL, INT1. */
-static void rewind_trap(struct x86_cpu *cpu, bool system_call)
+/* Back to the instruction that trapped, for interp; its last byte says which of those it was that do. */
+static void rewind_trap(struct x86_cpu *cpu)
 {
-	uint8_t b[2];
+	uint8_t last;
 	gpa_t gpa;
 
-	if (x86_fetch(cpu, cpu->rip - 2, b, 2, &gpa) != 2)
+	if (x86_fetch(cpu, cpu->rip - 1, &last, 1, &gpa) != 1)
 		return;
-	if (system_call || (b[0] == 0xcd && b[1] == 3))
+	if (last == 3 || last == 4) /* INT 3, INT 4 */
 		cpu->rip -= 2;
-	else if (b[1] == 0xcc || b[1] == 0xf1)
+	else if (last == 0xcc || last == 0xf1 || last == 0xce) /* INT3, INT1, INTO */
 		cpu->rip -= 1;
+}
+
+/* The host's #DB is a single step, not INT1. */
+static bool is_step(struct translate_direct *d, const ucontext_t *uc)
+{
+	const siginfo_t *info = direct_twin_siginfo(d);
+
+	if (!info)
+		lost(d);
+	return uc->uc_mcontext.gregs[REG_TRAPNO] == X86_DB && info->si_code == TRAP_TRACE;
 }
 
 /* Why the runner has stopped. */
@@ -455,16 +469,20 @@ static enum outcome stop(struct translate_direct *d, const ucontext_t *uc, uint3
 		break;
 	case SIGSYS:
 		STAT_INC(cpu, DIRECT_SYSCALLS);
-		rewind_trap(cpu, true);
+		cpu->rip -= 2;
+		break;
+	case SIGSEGV:
+		if (uc->uc_mcontext.gregs[REG_TRAPNO] == X86_OVF)
+			rewind_trap(cpu);
 		break;
 	case SIGTRAP:
-		if (cpu->rflags & X86_TF) {
+		if (is_step(d, uc)) {
 			/* It has set TF itself and one more instruction is done (SDM 3B 17.3.1.4). */
 			cpu->ev.db_pending |= X86_DR6_BS;
 			x86_cpu_attention(cpu, X86_ATT_TRAP);
 			o = LEAVE;
 		} else {
-			rewind_trap(cpu, false);
+			rewind_trap(cpu);
 		}
 		break;
 	default: break;

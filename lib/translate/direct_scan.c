@@ -4,10 +4,10 @@
  *
  * Some instructions do for a user program what they are asked without a fault, with the host's answer: CPUID (but
  * where the host can make it fault), SGDT and its like where the host has no UMIP, LAR, LSL, VERR, VERW, RDPID, XGETBV,
- * VMCALL and others behind 0F 01. Their opcodes are two bytes that often occur inside other instructions (an immediate
- * of 15 is 0F 00 00 00), so where the bytes are found, it is decoded: from many starting points in front of them, as
- * x86 code read from a wrong start falls into step within a few instructions. If more than a few of these find such an
- * instruction there, the page is not executed.
+ * VMCALL and others behind 0F 01; INT 80h loses half of RAX. Their opcodes are two bytes that often occur inside other
+ * instructions (an immediate of 15 is 0F 00 00 00), so where the bytes are found, it is decoded: from many starting
+ * points in front of them, as x86 code read from a wrong start falls into step within a few instructions. If more than
+ * a few of these find such an instruction there, the page is not executed.
  *
  * A program that jumps into the middle of an instruction to execute such bytes is not recognized: it gets the host's
  * answer (docs/caveats.md). Nothing else depends on it: what could do harm faults.
@@ -51,6 +51,7 @@ static bool is_sensitive(const struct scan *s, const ZydisDecodedInstruction *i)
 	case ZYDIS_MNEMONIC_MONITORX:
 	case ZYDIS_MNEMONIC_MWAITX:
 	case ZYDIS_MNEMONIC_SYSENTER: return true;
+	case ZYDIS_MNEMONIC_INT: return i->raw.imm[0].value.u == 0x80;
 	case ZYDIS_MNEMONIC_XSAVE:
 	case ZYDIS_MNEMONIC_XSAVE64:
 	case ZYDIS_MNEMONIC_XSAVEOPT:
@@ -87,8 +88,10 @@ static bool is_suspect(const struct scan *s, uint32_t n)
 	if (unlikely(selectors) && (p[0] == 0x8c || p[0] == 0x8e || p[0] == 0xca || p[0] == 0xcb || p[0] == 0xcf ||
 				    (p[0] == 0xff && more && ((p[1] & 0x38) == 0x18 || (p[1] & 0x38) == 0x28))))
 		return true;
-	if (p[0] != 0x0f || n + 1 == s->end)
+	if (n + 1 == s->end)
 		return false;
+	if (p[0] != 0x0f)
+		return p[0] == 0xcd && p[1] == 0x80;
 	switch (p[1]) {
 	case 0x00:
 	case 0x01:
