@@ -103,6 +103,11 @@ static void platform_exclusive_end(struct x86_cpu *cpu)
 	vcpu_exclusive_end(vcpu_of(cpu));
 }
 
+static void platform_spinning(struct x86_cpu *cpu)
+{
+	vcpu_spinning(vcpu_of(cpu));
+}
+
 const struct x86_platform_ops vcpu_platform_ops = {
 	.mmio_read = platform_mmio_read,
 	.mmio_write = platform_mmio_write,
@@ -121,6 +126,7 @@ const struct x86_platform_ops vcpu_platform_ops = {
 	.msr_write = platform_msr_write,
 	.exclusive_begin = platform_exclusive_begin,
 	.exclusive_end = platform_exclusive_end,
+	.spinning = platform_spinning,
 };
 
 /* ---- the chips': any thread, chip locks held ---- */

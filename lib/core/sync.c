@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/sync.h"
 
+#include <sched.h>
+
 #include "core/ticker.h"
 #include "core/vm.h"
 
@@ -38,6 +40,7 @@ void vcpu_enter(struct vcpu *vcpu)
 			break;
 		wait_for_exclusive_end(vcpu);
 	}
+	atomic_store_explicit(&vcpu->host_cpu, sched_getcpu(), memory_order_relaxed);
 	ticker_poke();
 }
 
@@ -130,4 +133,26 @@ void vcpu_exclusive_end(struct vcpu *vcpu)
 		pthread_cond_broadcast(&sync->cond);
 	}
 	pthread_mutex_unlock(&sync->lock);
+}
+
+/*
+ * What hardware does by pause-loop exiting (SDM 3C 25.1.3): without it a vCPU may wait for the end of its time slice
+ * for a word that another one would write, were it not queued behind the first. That one is inside its engine and was
+ * last seen on this processor, where it cannot be running. To give way to anybody else would only make the wait longer.
+ */
+void vcpu_spinning(struct vcpu *self)
+{
+	int cpu = sched_getcpu();
+
+	atomic_store_explicit(&self->host_cpu, cpu, memory_order_relaxed);
+	for (unsigned i = 0; i < vcpu_limit(self->vm); i++) {
+		struct vcpu *v = atomic_load(&self->vm->vcpu[i]);
+
+		if (v && v != self && atomic_load_explicit(&v->where, memory_order_relaxed) == VCPU_IN_ENGINE &&
+		    atomic_load_explicit(&v->host_cpu, memory_order_relaxed) == cpu) {
+			STAT_INC(&self->cpu, YIELDS);
+			sched_yield();
+			return;
+		}
+	}
 }

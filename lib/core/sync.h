@@ -40,4 +40,7 @@ void vm_sync_vcpus(struct vm *vm);
 void vcpu_exclusive_begin(struct vcpu *vcpu);
 void vcpu_exclusive_end(struct vcpu *vcpu);
 
+/* The guest waits in a loop: another vCPU that waits for this very processor gets it. Thread: as above. */
+void vcpu_spinning(struct vcpu *vcpu);
+
 #endif

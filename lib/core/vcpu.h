@@ -59,6 +59,7 @@ struct vcpu {
 
 	_Atomic uint32_t where;    /* (a) enum vcpu_where, written by the own thread */
 	_Atomic uint64_t epoch;    /* (a) counts vcpu_enter() */
+	_Atomic int host_cpu;      /* (a) where its thread was when it last looked (each tick at least) */
 	_Atomic bool invalidate;   /* (a) tell the engine before it runs again */
 	_Atomic uint32_t requests; /* (a) VCPU_REQ_* */
 	_Atomic uint8_t sipi_vector;

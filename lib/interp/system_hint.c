@@ -2,12 +2,24 @@
 /* Hints, ordering, cache lines, and what is undefined. */
 #include "interp/system.h"
 #include "x86/access.h"
+#include "x86/fpu.h"
 
 #define CACHE_LINE 64u
+#define PAUSES_PER_LOOK 16
 
 static void exec_nop(struct x86_cpu *cpu, const struct interp_insn *i)
 {
 	interp_next(cpu, i);
+}
+
+/* Not each one: to ask takes longer than a turn of the loop it stands in. */
+static void exec_pause(struct x86_cpu *cpu, const struct interp_insn *i)
+{
+	interp_next(cpu, i);
+	if (unlikely(++cpu->pauses % PAUSES_PER_LOOK == 0) && cpu->ops->spinning) {
+		x86_fpu_put(cpu);
+		cpu->ops->spinning(cpu);
+	}
 }
 
 /*
@@ -58,6 +70,12 @@ bool bind_nop(SYSTEM_BIND_ARGS)
 	    x86_vendor_is_amd(cpu))
 		return system_bind(i, interp_exec_ud);
 	return system_bind(i, exec_nop);
+}
+
+bool bind_pause(SYSTEM_BIND_ARGS)
+{
+	SYSTEM_UNUSED;
+	return system_bind(i, exec_pause);
 }
 
 bool bind_fence(SYSTEM_BIND_ARGS)

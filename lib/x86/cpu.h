@@ -112,6 +112,8 @@ struct x86_platform_ops {
 	 */
 	void (*exclusive_begin)(struct x86_cpu *cpu);
 	void (*exclusive_end)(struct x86_cpu *cpu);
+	/* The guest waits in a loop (PAUSE, now and then). May be NULL. */
+	void (*spinning)(struct x86_cpu *cpu);
 };
 
 /*
@@ -254,6 +256,7 @@ struct x86_cpu {
 	uint64_t run_request;                  /* client wants X86_EXIT_IRQ_WINDOW when nonzero */
 	bool guest_debug_step, guest_debug_bp; /* KVM_SET_GUEST_DEBUG; #DB/#BP go to the client */
 	uint64_t guest_debug_dr[8];
+	uint8_t pauses;            /* PAUSE instructions, modulo 256 */
 	uint8_t debug_vector;      /* with X86_EXIT_DEBUG: X86_DB or X86_BP, */
 	uint64_t debug_dr6;        /* and what DR6 would have got */
 	enum x86_exit exit_reason; /* with X86_UNWIND_EXIT */

@@ -82,7 +82,7 @@ struct fake {
 	unsigned irq_count, irq_next;
 
 	uint64_t tsc; /* += 100 a read */
-	unsigned cr8_changes, exclusive_begins, exclusive_ends;
+	unsigned cr8_changes, exclusive_begins, exclusive_ends, spins;
 };
 
 /*
@@ -192,6 +192,11 @@ static inline bool fake_msr_write(struct x86_cpu *cpu, uint32_t index, uint64_t 
 static inline void fake_exclusive_begin(struct x86_cpu *cpu)
 {
 	((struct fake *)cpu->owner)->exclusive_begins++;
+}
+
+static inline void fake_spinning(struct x86_cpu *cpu)
+{
+	((struct fake *)cpu->owner)->spins++;
 }
 
 static inline void fake_exclusive_end(struct x86_cpu *cpu)
@@ -454,6 +459,7 @@ static inline struct fake *fake_create(uint64_t ram_bytes)
 		.msr_write = fake_msr_write,
 		.exclusive_begin = fake_exclusive_begin,
 		.exclusive_end = fake_exclusive_end,
+		.spinning = fake_spinning,
 	};
 	c->owner = f;
 	c->ops = &f->ops;

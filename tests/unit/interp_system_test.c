@@ -596,8 +596,14 @@ static void test_hints_and_lines(void **state)
 	struct fake *f = *state;
 	struct x86_cpu *c = &f->cpu;
 
-	assert_ok(f, 0x0f, 0x1f, 0x00);                       /* nop [rax] */
-	assert_ok(f, 0xf3, 0x90);                             /* pause */
+	assert_ok(f, 0x0f, 0x1f, 0x00);   /* nop [rax] */
+	for (unsigned i = 0; i < 64; i++) /* a loop of them is told to who can help */
+		assert_ok(f, 0xf3, 0x90); /* pause */
+	assert_in_range(f->spins, 1, 64);
+	f->spins = 0;
+	for (unsigned i = 0; i < 64; i++)
+		assert_ok(f, 0x90); /* nop */
+	assert_int_equal(f->spins, 0);
 	assert_ok(f, 0xf3, 0x0f, 0x1e, 0xfa);                 /* endbr64 */
 	assert_ok(f, 0xf3, 0x48, 0x0f, 0x1e, 0xc8);           /* rdsspq rax without CET */
 	assert_ok(f, 0x0f, 0xae, 0xf0);                       /* mfence */
