@@ -75,10 +75,9 @@ bool interp_bind_pop(struct x86_cpu *cpu, struct interp_insn *i, const ZydisDeco
 }
 
 /* Raise now whatever pushing `count` slots would raise. */
-static void probe_pushes(struct x86_cpu *cpu, unsigned count, unsigned size)
+static void probe_push(struct x86_cpu *cpu, unsigned n, unsigned size)
 {
-	for (unsigned n = 1; n <= count; n++)
-		x86_probe_write(cpu, x86_stack_linear(cpu, -(int64_t)(n * size), size, true), size, cpu->mmu_index);
+	x86_probe_write(cpu, x86_stack_linear(cpu, -(int64_t)(n * size), size, true), size, cpu->mmu_index);
 }
 
 static void poke(struct x86_cpu *cpu, int64_t delta, uint64_t v, unsigned size)
@@ -90,7 +89,8 @@ static void exec_pusha(struct x86_cpu *cpu, const struct interp_insn *i)
 {
 	unsigned size = i->opsize;
 
-	probe_pushes(cpu, 8, size);
+	for (unsigned n = 1; n <= 8; n++)
+		probe_push(cpu, n, size);
 	for (unsigned n = 0; n < 8; n++)
 		poke(cpu, -(int64_t)((n + 1) * size), interp_reg_read(cpu, n, size), size);
 	x86_stack_adjust(cpu, -(int64_t)(8 * size));
@@ -143,9 +143,13 @@ static void exec_enter(struct x86_cpu *cpu, const struct interp_insn *i)
 	int64_t to_bp = bp_delta(cpu), delta;
 	bool overlap;
 
-	for (unsigned n = 1; n < level; n++)
+	probe_push(cpu, 1, size);
+	for (unsigned n = 1; n < level; n++) {
 		frame[n] = x86_stack_peek(cpu, to_bp - (int64_t)(n * size), size);
-	probe_pushes(cpu, level + 1, size);
+		probe_push(cpu, n + 1, size);
+	}
+	if (level)
+		probe_push(cpu, level + 1, size);
 	delta = -(int64_t)((level + 1) * size) - (uint16_t)i->imm;
 	x86_probe_write(cpu, x86_stack_linear(cpu, delta, size, true), size, cpu->mmu_index);
 

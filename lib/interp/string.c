@@ -69,10 +69,11 @@ interp_inline void lods_step(struct x86_cpu *cpu, const struct interp_insn *i, u
 	advance(cpu, i, X86_RSI, size, 1);
 }
 
+/* Which of two that fault is looked at first is not in the manuals. Zen 4 begins with [rDI], but for REPE CMPSB. */
 interp_inline void cmps_step(struct x86_cpu *cpu, const struct interp_insn *i, unsigned size)
 {
-	uint64_t a = load_source(cpu, i, size);
 	uint64_t b = interp_load(cpu, element(cpu, i, X86_ES, X86_RDI, size, false), size);
+	uint64_t a = load_source(cpu, i, size);
 
 	interp_alu(INTERP_CMP, size, a, b, &cpu->rflags);
 	advance(cpu, i, X86_RSI, size, 1);

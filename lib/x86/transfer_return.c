@@ -110,14 +110,17 @@ void x86_far_return(struct x86_cpu *cpu, unsigned opsize, uint16_t pop_bytes)
 {
 	int64_t used = (int64_t)(2 * opsize) + pop_bytes;
 	struct far_return r;
-	uint16_t ss_sel;
+	uint16_t cs_sel, ss_sel;
 
 	if (!x86_protected(cpu)) {
 		return_real(cpu, opsize, pop_bytes);
 		return;
 	}
+	/* Which page fault comes first where both are in pages that are not there is left open; Zen 4 reads CS first.
+	 */
+	cs_sel = (uint16_t)x86_stack_peek(cpu, opsize, opsize);
 	r.rip = x86_stack_peek(cpu, 0, opsize);
-	check_code(cpu, &r, (uint16_t)x86_stack_peek(cpu, opsize, opsize));
+	check_code(cpu, &r, cs_sel);
 	if (!r.outer) {
 		x86_check_target(cpu, &r.cs, r.rip, 0);
 		set_accessed(cpu, &r, false);

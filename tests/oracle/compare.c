@@ -154,7 +154,7 @@ bool compare_case(const struct test_case *c, const struct engine *e, const char 
 			continue;
 		i = &c->insn[which];
 		if (forms_decode(c->mode32, c->code + i->at, i->len, &zi, zo) &&
-		    tolerate_instruction(&(struct pair){ c->in.rip + i->at, &zi, zo, &hw, &emu, &c->in }))
+		    tolerate_instruction(&(struct pair){ c->in.rip + i->at, c->slot, &zi, zo, &hw, &emu, &c->in }))
 			return true;
 	}
 	if (c->sequence && n >= 0 && !is_trap(hw.s.vector) && !strcmp(engine_name(e), "translate") &&

@@ -24,6 +24,7 @@ struct outcome {
 /* Two outcomes of one instruction, which is at `start`. */
 struct pair {
 	uint64_t start;
+	unsigned slot;
 	const ZydisDecodedInstruction *zi;
 	const ZydisDecodedOperand *zo;
 	struct outcome *hw, *emu;

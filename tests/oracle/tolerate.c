@@ -131,35 +131,39 @@ static bool has_repeat(const ZydisDecodedInstruction *zi)
 	return false;
 }
 
-static bool makes_many_accesses(ZydisMnemonic m)
+/*
+ * Of instructions that make many accesses: how many bytes from the first to the last. 0: of others. Returns look
+ * at the outer stack's slots behind what RET releases before they refuse them.
+ */
+static uint64_t extent(const struct pair *p)
 {
-	switch (m) {
-	case ZYDIS_MNEMONIC_ENTER:
-	case ZYDIS_MNEMONIC_RET:
-	case ZYDIS_MNEMONIC_IRET:
-	case ZYDIS_MNEMONIC_IRETD:
-	case ZYDIS_MNEMONIC_IRETQ:
+	const ZydisDecodedOperand *mem = visible_memory(p->zi, p->zo);
+	uint64_t slot = p->zi->operand_width / 8;
+
+	if (is_xsave(p->zi))
+		return p->zi->meta.isa_set == ZYDIS_ISA_SET_FXSAVE || p->zi->meta.isa_set == ZYDIS_ISA_SET_FXSAVE64
+			       ? 512
+			       : STATE_GPR;
+	switch (p->zi->mnemonic) {
+	case ZYDIS_MNEMONIC_ENTER: return ((p->zo[1].imm.value.u & 31) + 1) * slot;
 	case ZYDIS_MNEMONIC_PUSHA:
 	case ZYDIS_MNEMONIC_PUSHAD:
 	case ZYDIS_MNEMONIC_POPA:
-	case ZYDIS_MNEMONIC_POPAD:
+	case ZYDIS_MNEMONIC_POPAD: return 8 * slot;
 	case ZYDIS_MNEMONIC_FNSAVE:
 	case ZYDIS_MNEMONIC_FRSTOR:
 	case ZYDIS_MNEMONIC_FNSTENV:
-	case ZYDIS_MNEMONIC_FLDENV:
-	case ZYDIS_MNEMONIC_FXSAVE:
-	case ZYDIS_MNEMONIC_FXSAVE64:
-	case ZYDIS_MNEMONIC_FXRSTOR:
-	case ZYDIS_MNEMONIC_FXRSTOR64:
-	case ZYDIS_MNEMONIC_XSAVE:
-	case ZYDIS_MNEMONIC_XSAVE64:
-	case ZYDIS_MNEMONIC_XSAVEC:
-	case ZYDIS_MNEMONIC_XSAVEC64:
-	case ZYDIS_MNEMONIC_XSAVEOPT:
-	case ZYDIS_MNEMONIC_XSAVEOPT64:
-	case ZYDIS_MNEMONIC_XRSTOR:
-	case ZYDIS_MNEMONIC_XRSTOR64: return true;
-	default: return false;
+	case ZYDIS_MNEMONIC_FLDENV: return mem->size / 8;
+	default: break;
+	}
+	if (!is_far(p->zi))
+		return 0;
+	switch (p->zi->mnemonic) {
+	case ZYDIS_MNEMONIC_JMP: return slot + 2;
+	case ZYDIS_MNEMONIC_CALL: return 2 * slot;
+	case ZYDIS_MNEMONIC_RET:
+		return 5 * slot + (p->zo[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? p->zo[0].imm.value.u : 0);
+	default: return 5 * slot;
 	}
 }
 
@@ -191,18 +195,38 @@ static bool is_call(const struct pair *p)
 	return p->zi->mnemonic == ZYDIS_MNEMONIC_CALL && p->emu->s.vector == V_GP && is_access_fault(p->hw->s.vector);
 }
 
-static bool is_far_return(const struct pair *p)
+/* Of what hardware has at a linear address, or NULL. */
+static const uint8_t *hardware_bytes(const struct pair *p, uint64_t at, uint64_t len)
 {
-	return is_far(p->zi) && p->emu->s.vector == V_GP &&
-	       (is_access_fault(p->hw->s.vector) || p->hw->s.vector == V_GP);
+	for (unsigned n = 0; n < SLOT_PAGES; n++) {
+		uint64_t offset = at - (slot_address(p->slot) + slot_page_offset(n));
+
+		if (offset <= 4096 - len)
+			return (const uint8_t *)p->hw->pages + n * 4096 + offset;
+	}
+	return NULL;
 }
 
-static bool is_many_accesses(const struct pair *p)
+/* RIP of the frame that IRETQ finds: hardware refuses it before it looks at CS. */
+static bool returns_nowhere(const struct pair *p)
 {
-	bool hw = is_access_fault(p->hw->s.vector), emu = is_access_fault(p->emu->s.vector);
+	const uint8_t *bytes = hardware_bytes(p, p->hw->s.gpr[RSP], 8);
+	int64_t rip;
 
-	return (hw || p->hw->s.vector == V_GP) && (emu || p->emu->s.vector == V_GP) &&
-	       (hw || p->emu->s.vector == V_GP) && (makes_many_accesses(p->zi->mnemonic) || is_far(p->zi));
+	if (p->zi->mnemonic != ZYDIS_MNEMONIC_IRETQ || !bytes)
+		return false;
+	memcpy(&rip, bytes, 8);
+	return (int64_t)((uint64_t)rip << 16) >> 16 != rip;
+}
+
+/* The engines refuse what they have read; hardware first reads the rest. */
+static bool is_far_return(const struct pair *p)
+{
+	const struct state *hw = &p->hw->s;
+
+	return is_far(p->zi) && p->emu->s.vector == V_GP &&
+	       ((hw->vector == V_PF && hw->error == 4 && hw->cr2 - hw->gpr[RSP] < extent(p)) || hw->vector == V_AC ||
+		(hw->vector == V_GP && !hw->error && p->emu->s.error && returns_nowhere(p)));
 }
 
 static bool is_two_faults(const struct pair *p)
@@ -210,9 +234,12 @@ static bool is_two_faults(const struct pair *p)
 	bool aligned = is_xsave(p->zi) || p->zi->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ||
 		       has_register(p->zi, p->zo, ZYDIS_REGCLASS_MMX, ZYDIS_REGCLASS_ZMM);
 
-	if (aligned && !p->hw->s.error && !p->emu->s.error && either_is(p, V_SS) && either_is(p, V_GP))
+	if (aligned && !p->hw->s.error && !p->emu->s.error && p->hw->s.vector == V_GP && p->emu->s.vector == V_SS)
 		return true;
-	/* Compatibility mode: beyond the segment's limit of 4 GiB. */
+	/* Compatibility mode: beyond the segment's limit of 4 GiB. Far pointers are read in two parts. */
+	if (p->hw->s.sel[CS] == SEL_USER_CS32 && p->hw->s.vector == V_PF && p->hw->s.cr2 > UINT32_MAX - 6 &&
+	    (is_far(p->zi) || p->zi->meta.category == ZYDIS_CATEGORY_SEGOP))
+		return p->emu->s.vector == V_GP || p->emu->s.vector == V_SS;
 	return p->hw->s.sel[CS] == SEL_USER_CS32 && p->zi->avx.vector_length &&
 	       ((p->hw->s.vector == V_GP && p->emu->s.vector == V_AC) ||
 		(p->hw->s.vector == V_PF && p->emu->s.vector == V_GP));
@@ -293,20 +320,129 @@ static bool is_maskmov(const struct pair *p)
 	}
 }
 
-/* Both operands fault, and hardware's is the one at [RDI]. The rest of the outcome is compared as ever. */
+static bool is_cmps_mnemonic(const ZydisDecodedInstruction *zi)
+{
+	return zi->meta.category == ZYDIS_CATEGORY_STRINGOP && zi->mnemonic >= ZYDIS_MNEMONIC_CMPSB &&
+	       zi->mnemonic <= ZYDIS_MNEMONIC_CMPSW;
+}
+
+/* Is a reading at the string operand [rSI] none that hardware could do? */
+static bool source_is_beyond(const struct pair *p)
+{
+	const ZydisDecodedOperand *mem = &p->zo[0];
+	uint64_t mask = UINT64_MAX >> (64 - p->zi->address_width), a = p->hw->s.gpr[RSI] & mask;
+	bool fs = mem->mem.segment == ZYDIS_REGISTER_FS, gs = mem->mem.segment == ZYDIS_REGISTER_GS;
+
+	if (p->hw->s.sel[CS] == SEL_USER_CS32)
+		return (fs && !p->hw->s.sel[FS]) || (gs && !p->hw->s.sel[GS]);
+	a += fs ? p->in->fs_base : gs ? p->in->gs_base : 0;
+	return (uint64_t)((int64_t)(a << 16) >> 16) != a;
+}
+
+/*
+ * Both operands fault: the engines raise [rDI]'s fault, hardware [rSI]'s. On AMD of REPE CMPSB alone. The rest of the
+ * outcome is compared as ever.
+ */
 static bool is_cmps(const struct pair *p)
 {
 	const struct state *hw = &p->hw->s, *emu = &p->emu->s;
 	uint64_t mask = UINT64_MAX >> (64 - p->zi->address_width), size = p->zi->operand_width / 8;
 
-	if (p->zi->meta.category != ZYDIS_CATEGORY_STRINGOP || p->zi->mnemonic < ZYDIS_MNEMONIC_CMPSB ||
-	    p->zi->mnemonic > ZYDIS_MNEMONIC_CMPSW)
+	if (!is_cmps_mnemonic(p->zi) || (hw->vector == emu->vector && hw->cr2 == emu->cr2))
 		return false;
-	if (hw->vector == V_PF && ((hw->cr2 - hw->gpr[RDI]) & mask) >= size)
+	if (features_host_is_amd() &&
+	    (p->zi->mnemonic != ZYDIS_MNEMONIC_CMPSB || !(p->zi->attributes & ZYDIS_ATTRIB_HAS_REPE)))
 		return false;
-	return (is_access_fault(hw->vector) || hw->vector == V_GP) &&
-	       (is_access_fault(emu->vector) || emu->vector == V_GP) &&
-	       (hw->vector != emu->vector || hw->cr2 != emu->cr2);
+	if (emu->vector == V_PF && ((emu->cr2 - emu->gpr[RDI]) & mask) >= size)
+		return false;
+	if (!is_access_fault(emu->vector) && emu->vector != V_GP)
+		return false;
+	if (hw->vector == V_PF)
+		return ((hw->cr2 - hw->gpr[RDI]) & mask) >= size || hw->cr2 != emu->cr2;
+	return hw->vector == V_AC || ((hw->vector == V_GP || hw->vector == V_SS) && source_is_beyond(p));
+}
+
+/* Both faults are page faults of one operand, at two of its bytes. */
+static bool is_many_accesses(const struct pair *p)
+{
+	const struct state *hw = &p->hw->s, *emu = &p->emu->s;
+	uint64_t n = extent(p), mask = UINT64_MAX >> (64 - p->zi->address_width);
+
+	return n && hw->vector == V_PF && emu->vector == V_PF && hw->cr2 != emu->cr2 &&
+	       (((hw->cr2 - emu->cr2) & mask) < n || ((emu->cr2 - hw->cr2) & mask) < n);
+}
+
+/* What hardware had stored below rSP when it faulted: made as the engine's, which store nothing then. */
+static void hide_pushes(const struct pair *p)
+{
+	static struct slot_pages pages;
+	uint64_t end = p->hw->s.gpr[RSP], start = end - extent(p);
+	uint8_t *to = (uint8_t *)&pages;
+	const uint8_t *from = (const uint8_t *)p->emu->pages;
+
+	pages = *p->hw->pages;
+	for (unsigned n = 0; n < SLOT_PAGES; n++) {
+		uint64_t page = slot_address(p->slot) + slot_page_offset(n);
+
+		for (uint64_t a = 0; a < 4096; a++)
+			if (page + a - start < end - start)
+				to[n * 4096 + a] = from[n * 4096 + a];
+	}
+	p->hw->pages = &pages;
+}
+
+/* What FXSAVE and its kin had stored: all that differs lies within one operand. */
+static bool is_partly_saved(const struct pair *p)
+{
+	const uint8_t *a = (const uint8_t *)p->hw->pages, *b = (const uint8_t *)p->emu->pages;
+	uint64_t first = 0, last = 0;
+
+	if ((!is_xsave(p->zi) && p->zi->mnemonic != ZYDIS_MNEMONIC_FNSAVE &&
+	     p->zi->mnemonic != ZYDIS_MNEMONIC_FNSTENV) ||
+	    !(is_access_fault(p->hw->s.vector) || p->hw->s.vector == V_GP) || p->hw->s.rip != p->start)
+		return false;
+	for (unsigned n = 0; n < sizeof(*p->hw->pages); n++)
+		if (a[n] != b[n]) {
+			last = slot_page_offset(n / 4096) + n % 4096;
+			first = first ? first : last;
+		}
+	return first && last - first < extent(p);
+}
+
+static bool is_partly_pushed(const struct pair *p)
+{
+	const struct state *hw = &p->hw->s;
+	bool pushes = p->zi->mnemonic == ZYDIS_MNEMONIC_ENTER || p->zi->mnemonic == ZYDIS_MNEMONIC_PUSHA ||
+		      p->zi->mnemonic == ZYDIS_MNEMONIC_PUSHAD || p->zi->mnemonic == ZYDIS_MNEMONIC_CALL;
+
+	return pushes && extent(p) && (is_access_fault(hw->vector) || hw->vector == V_GP) && hw->rip == p->start &&
+	       memcmp(p->hw->pages, p->emu->pages, sizeof(*p->hw->pages));
+}
+
+/* POPA that faults: registers whose values hardware had already read have them. */
+static bool is_partly_popped(const struct pair *p)
+{
+	const struct state *hw = &p->hw->s, *emu = &p->emu->s;
+	uint64_t slot = p->zi->operand_width / 8;
+	bool any = false;
+
+	if ((p->zi->mnemonic != ZYDIS_MNEMONIC_POPA && p->zi->mnemonic != ZYDIS_MNEMONIC_POPAD) ||
+	    !is_access_fault(hw->vector))
+		return false;
+	for (unsigned n = 0; n < 8; n++) {
+		const uint8_t *bytes = hardware_bytes(p, p->in->gpr[RSP] + (7 - n) * slot, slot);
+		uint64_t v = emu->gpr[n];
+
+		if (hw->gpr[n] == v)
+			continue;
+		if (n == RSP || !bytes)
+			return false;
+		memcpy(&v, bytes, slot);
+		if (hw->gpr[n] != v)
+			return false;
+		any = true;
+	}
+	return any;
 }
 
 static const struct {
@@ -318,7 +454,6 @@ static const struct {
 	{ is_call, TOL_CALL },
 	{ is_far_return, TOL_FAR_RETURN },
 	{ is_two_faults, TOL_TWO_FAULTS },
-	{ is_many_accesses, TOL_MANY_ACCESSES },
 	{ is_xsave_extent, TOL_XSAVE_EXTENT },
 	{ is_xsave_alignment, TOL_XSAVE_ALIGNMENT },
 	{ is_xinuse, TOL_XINUSE },
@@ -368,6 +503,23 @@ bool tolerate_instruction(const struct pair *p)
 		hw->vector = emu->vector;
 		hw->error = emu->error;
 		hw->cr2 = emu->cr2;
+	}
+	if (is_many_accesses(p)) {
+		tolerate(TOL_MANY_ACCESSES);
+		hw->error = emu->error;
+		hw->cr2 = emu->cr2;
+	}
+	if (is_partly_pushed(p)) {
+		tolerate(TOL_PARTLY_PUSHED);
+		hide_pushes(p);
+	}
+	if (is_partly_saved(p)) {
+		tolerate(TOL_PARTLY_SAVED);
+		p->hw->pages = p->emu->pages;
+	}
+	if (is_partly_popped(p)) {
+		tolerate(TOL_PARTLY_POPPED);
+		memcpy(hw->gpr, emu->gpr, 64);
 	}
 	if (is_mmx(p->zi, p->zo) && hw->vector < V_NONE && memcmp(hw->area, emu->area, 160)) {
 		tolerate(TOL_MMX_FAULT);
