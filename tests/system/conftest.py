@@ -20,12 +20,18 @@ PATIENCE = {"asan": 600, "tsan": 1800}.get(BUILD.name, 180)
 def pytest_configure(config):
     config.addinivalue_line("markers", "sanitize: also part of the short run with ASan and UBSan")
     config.addinivalue_line("markers", "long: only part of make test-long (TRAPEZE_TEST_LONG)")
+    config.addinivalue_line("markers", "long_on_interp: likewise with `interp`, which takes ten times as long to boot Linux; "
+                                       "for what is not the engine's doing")
 
 
 def pytest_collection_modifyitems(config, items):
     if LONG:
         return
-    left_out = [item for item in items if item.get_closest_marker("long")]
+    def too_long(item):
+        slow = hasattr(item, "callspec") and item.callspec.params.get("engine") == "interp"
+        return item.get_closest_marker("long") or slow and item.get_closest_marker("long_on_interp")
+
+    left_out = [item for item in items if too_long(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 

@@ -46,6 +46,7 @@ def test_one_cpu_shell(boot, engine):
     assert guest.end() == 0
 
 
+@pytest.mark.long_on_interp
 def test_guest_clock_follows_the_hosts(boot, engine):
     """Five seconds of the guest are five of the host, give or take what starting a process takes."""
     import time
@@ -59,6 +60,7 @@ def test_guest_clock_follows_the_hosts(boot, engine):
     assert guest.end() == 0
 
 
+@pytest.mark.long_on_interp
 def test_idle_guest_burns_no_cpu(boot, engine):
     guest = boot(engine, cpus=2).wait_shell()
 
@@ -74,6 +76,7 @@ def test_idle_guest_burns_no_cpu(boot, engine):
     assert guest.end() == 0
 
 
+@pytest.mark.long_on_interp
 def test_memory_above_4g(boot, engine):
     guest = boot(engine, extra=["--memory", "5G"]).wait_shell()
     total = int(re.search(r"MemTotal:\s+(\d+)", guest.command("cat /proc/meminfo")).group(1))
@@ -82,6 +85,7 @@ def test_memory_above_4g(boot, engine):
     assert guest.end() == 0
 
 
+@pytest.mark.long_on_interp
 def test_reboot_restarts_the_machine(boot, engine):
     guest = boot(engine).wait_shell()
     guest.child.sendline("reboot -f")
@@ -91,12 +95,14 @@ def test_reboot_restarts_the_machine(boot, engine):
     assert guest.end() == 0
 
 
+@pytest.mark.long_on_interp
 def test_no_reboot_ends_the_program(boot, engine):
     guest = boot(engine, extra=["--no-reboot"]).wait_shell()
     guest.child.sendline("reboot -f")
     assert guest.end() == 0
 
 
+@pytest.mark.long_on_interp
 def test_ctrl_a_keys(boot, engine):
     guest = boot(engine).wait_shell()
     guest.child.send("\x01h")
@@ -122,6 +128,7 @@ def test_terminal_is_restored_after_a_signal(guest_dir, engine):
     os.close(follower)
 
 
+@pytest.mark.long_on_interp
 def test_stats_and_quiet_stderr(guest_dir, engine):
     args = ["run", "--accel", engine, "--kernel", guest_dir / "vmlinuz", "--initrd", guest_dir / "initrd.cpio",
             "--append", "console=ttyS0 quiet"]

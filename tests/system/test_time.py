@@ -64,6 +64,7 @@ def test_features_by_name(boot):
     assert guest.end() == 0
 
 
+@pytest.mark.long_on_interp
 def test_stolen_time(boot, engine):
     """One CPU for a busy guest and a busy neighbour: the guest is told what the neighbour took."""
     if engine == "kvm":
