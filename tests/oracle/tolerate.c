@@ -229,6 +229,19 @@ static bool is_far_return(const struct pair *p)
 		(hw->vector == V_GP && !hw->error && p->emu->s.error && returns_nowhere(p)));
 }
 
+/* Compatibility mode: far pointers and 80-bit operands have two parts, and hardware faulted in one below the limit. */
+static bool crosses_limit(const struct pair *p)
+{
+	const ZydisDecodedOperand *mem = visible_memory(p->zi, p->zo);
+	ZydisRegister segment = mem ? mem->mem.segment : ZYDIS_REGISTER_NONE;
+	uint64_t base = segment == ZYDIS_REGISTER_FS   ? p->in->fs_base
+			: segment == ZYDIS_REGISTER_GS ? p->in->gs_base
+						       : 0;
+
+	return p->hw->s.sel[CS] == SEL_USER_CS32 && (uint32_t)(p->hw->s.cr2 - base) > UINT32_MAX - 10 &&
+	       (is_far(p->zi) || p->zi->meta.category == ZYDIS_CATEGORY_SEGOP || (mem && mem->size == 80));
+}
+
 static bool is_two_faults(const struct pair *p)
 {
 	bool aligned = is_xsave(p->zi) || p->zi->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ||
@@ -236,9 +249,8 @@ static bool is_two_faults(const struct pair *p)
 
 	if (aligned && !p->hw->s.error && !p->emu->s.error && p->hw->s.vector == V_GP && p->emu->s.vector == V_SS)
 		return true;
-	/* Compatibility mode: beyond the segment's limit of 4 GiB. Far pointers are read in two parts. */
-	if (p->hw->s.sel[CS] == SEL_USER_CS32 && p->hw->s.vector == V_PF && p->hw->s.cr2 > UINT32_MAX - 6 &&
-	    (is_far(p->zi) || p->zi->meta.category == ZYDIS_CATEGORY_SEGOP))
+	/* Compatibility mode: beyond the segment's limit of 4 GiB. */
+	if (p->hw->s.vector == V_PF && crosses_limit(p))
 		return p->emu->s.vector == V_GP || p->emu->s.vector == V_SS;
 	return p->hw->s.sel[CS] == SEL_USER_CS32 && p->zi->avx.vector_length &&
 	       ((p->hw->s.vector == V_GP && p->emu->s.vector == V_AC) ||
