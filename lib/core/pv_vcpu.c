@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "core/vm.h"
@@ -32,17 +32,15 @@ void vcpu_pv_fini(struct vcpu_pv *pv)
 /* The second field of /proc/TID/schedstat (Documentation/scheduler/sched-stats.rst). */
 static bool read_waited(struct vcpu_pv *pv, uint64_t *ns)
 {
-	char text[96];
-	unsigned long long ran, waited;
+	char text[96], *second, *end;
 	ssize_t n = pread(pv->schedstat_fd, text, sizeof(text) - 1, 0);
 
 	if (n <= 0)
 		return false;
 	text[n] = 0;
-	if (sscanf(text, "%llu %llu", &ran, &waited) != 2)
-		return false;
-	*ns = waited;
-	return true;
+	strtoull(text, &second, 10);
+	*ns = strtoull(second, &end, 10);
+	return end != second;
 }
 
 /* Nothing is stolen where the host does not tell: a kernel without CONFIG_SCHED_INFO, a /proc that is not there. */

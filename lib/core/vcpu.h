@@ -67,7 +67,6 @@ struct vcpu {
 	int wake_fd;          /* (c) eventfd */
 
 	struct vcpu *ticker_next; /* (t) */
-	uint64_t ticker_epoch;    /* (t) */
 };
 
 static inline struct vcpu *vcpu_of(struct x86_cpu *cpu)
