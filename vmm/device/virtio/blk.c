@@ -17,16 +17,20 @@
 #define QUEUE_SIZE 256
 #define SEGMENTS_MAX (QUEUE_SIZE - 2) /* header and status are the others */
 #define SECTOR 512u
-#define RANGE_SECTORS_MAX (UINT32_C(1) << 22) /* of one discard or write-zeroes: 2 GiB */
+#define RANGE_SECTORS_MAX (UINT32_C(1) << 22) /* of one range to discard or zero: 2 GiB */
+#define RANGES_MAX 32                         /* of one request; they are under way at once */
 
 struct blk;
 
 struct blk_request {
 	struct block_request io;
-	struct blk_request *next; /* of the unused ones */
+	struct blk_request *next; /* of the unused ones, or of those made for one buffer and not yet submitted */
 	struct blk_queue *queue;
+	struct blk_request *lead; /* the first of those made for one buffer; what follows is valid in it alone */
 	struct virtq_chain *chain;
 	uint32_t written; /* into the buffer, without the status */
+	unsigned pending; /* requests of this buffer */
+	uint8_t status;   /* of the first that failed */
 	struct iovec *iov;
 	unsigned capacity;
 };
@@ -54,6 +58,12 @@ static struct virtq *ring_of(struct blk_queue *q)
 
 /* ---- requests ---- */
 
+static void free_request(struct blk_queue *q, struct blk_request *r)
+{
+	r->next = q->unused;
+	q->unused = r;
+}
+
 static struct blk_request *new_request(struct blk_queue *q, unsigned segments)
 {
 	struct blk_request *r = q->unused;
@@ -63,12 +73,14 @@ static struct blk_request *new_request(struct blk_queue *q, unsigned segments)
 		q->unused = r->next;
 	else
 		r = calloc(1, sizeof(*r));
-	if (!r || segments <= r->capacity)
+	if (!r)
+		return NULL;
+	r->next = NULL;
+	if (segments <= r->capacity)
 		return r;
 	iov = realloc(r->iov, segments * sizeof(*iov));
 	if (!iov) {
-		r->next = q->unused;
-		q->unused = r;
+		free_request(q, r);
 		return NULL;
 	}
 	r->iov = iov;
@@ -97,21 +109,38 @@ static void finish(struct blk_queue *q, struct virtq_chain *c, uint32_t written,
 /* Thread: whoever polls or drains the queue, ring lock held. */
 static void request_done(struct block_request *io, int result)
 {
-	struct blk_request *r = io->ctx;
+	struct blk_request *r = io->ctx, *lead = r->lead;
 	struct blk_queue *q = r->queue;
 
-	finish(q, r->chain, result ? 0 : r->written, status_of(result));
-	r->next = q->unused;
-	q->unused = r;
+	if (lead->status == VIRTIO_BLK_S_OK)
+		lead->status = status_of(result);
+	if (r != lead)
+		free_request(q, r);
+	if (--lead->pending)
+		return;
+	finish(q, lead->chain, lead->status == VIRTIO_BLK_S_OK ? lead->written : 0, lead->status);
+	free_request(q, lead);
 }
 
-static void submit(struct blk_queue *q, struct virtq_chain *c, struct blk_request *r)
+/* All requests of a buffer, in a list; `written` if all of them succeed. None has ended before the last is submitted.
+ */
+static void submit(struct blk_queue *q, struct virtq_chain *c, struct blk_request *list, uint32_t written)
 {
-	r->queue = q;
-	r->chain = c;
-	r->io.done = request_done;
-	r->io.ctx = r;
-	block_submit(q->io, &r->io);
+	struct blk_request *lead = list, *next;
+
+	lead->chain = c;
+	lead->written = written;
+	lead->pending = 0;
+	lead->status = VIRTIO_BLK_S_OK;
+	for (; list; list = next) {
+		next = list->next;
+		list->queue = q;
+		list->lead = lead;
+		list->io.done = request_done;
+		list->io.ctx = list;
+		lead->pending++;
+		block_submit(q->io, &list->io);
+	}
 }
 
 static bool range_legal(const struct blk *b, uint64_t sector, uint64_t sectors)
@@ -140,14 +169,13 @@ static uint8_t transfer(struct blk_queue *q, struct virtq_chain *c, uint64_t sec
 	r = new_request(q, count);
 	if (!r)
 		return VIRTIO_BLK_S_IOERR;
-	r->written = write ? 0 : (uint32_t)length;
 	r->io = (struct block_request){ .op = write ? BLOCK_WRITE : BLOCK_READ,
 					.flags = write ? write_flags(q->blk) : 0,
 					.offset = sector * SECTOR,
 					.length = length,
 					.iov = r->iov,
 					.iov_count = virtq_slice(r->iov, count, from, count, skip, length, NULL) };
-	submit(q, c, r);
+	submit(q, c, r, write ? 0 : (uint32_t)length);
 	return VIRTIO_BLK_S_OK;
 }
 
@@ -157,40 +185,70 @@ static uint8_t flush(struct blk_queue *q, struct virtq_chain *c)
 
 	if (!r)
 		return VIRTIO_BLK_S_IOERR;
-	r->written = 0;
 	r->io = (struct block_request){ .op = BLOCK_FLUSH };
-	submit(q, c, r);
+	submit(q, c, r, 0);
 	return VIRTIO_BLK_S_OK;
 }
 
-static uint8_t clear_range(struct blk_queue *q, struct virtq_chain *c, bool discard)
+static uint8_t check_range(const struct blk *b, const struct virtio_blk_discard_write_zeroes *range, bool discard)
 {
-	struct virtio_blk_discard_write_zeroes range;
-	unsigned feature = discard ? VIRTIO_BLK_F_DISCARD : VIRTIO_BLK_F_WRITE_ZEROES;
-	struct blk_request *r;
+	if (range->flags & ~(discard ? 0u : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP))
+		return VIRTIO_BLK_S_UNSUPP;
+	if (range->num_sectors > RANGE_SECTORS_MAX || !range_legal(b, range->sector, range->num_sectors))
+		return VIRTIO_BLK_S_IOERR;
+	return VIRTIO_BLK_S_OK;
+}
+
+static void describe_range(struct blk_request *r, const struct virtio_blk_discard_write_zeroes *range, bool discard,
+			   unsigned flags)
+{
+	r->io = (struct block_request){ .op = discard ? BLOCK_DISCARD : BLOCK_WRITE_ZEROES,
+					.flags = discard ? 0 : flags,
+					.offset = range->sector * SECTOR,
+					.length = (uint64_t)range->num_sectors * SECTOR };
+	if (range->flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP)
+		r->io.flags |= BLOCK_REQ_UNMAP;
+}
+
+/* Discard and write zeroes: a table of ranges. If one of them is illegal nothing is done to the others. */
+static uint8_t clear_ranges(struct blk_queue *q, struct virtq_chain *c, bool discard)
+{
+	struct virtio_blk_discard_write_zeroes range[RANGES_MAX];
+	unsigned feature = discard ? VIRTIO_BLK_F_DISCARD : VIRTIO_BLK_F_WRITE_ZEROES, count;
+	size_t bytes = (size_t)(c->out_bytes - sizeof(struct virtio_blk_outhdr));
+	struct blk_request *list = NULL;
+	uint8_t status = VIRTIO_BLK_S_OK;
 
 	if (!virtio_has(&q->blk->v, feature))
 		return VIRTIO_BLK_S_UNSUPP;
-	/* One range a request is what the configuration allows. */
-	if (c->out_bytes != sizeof(struct virtio_blk_outhdr) + sizeof(range))
+	if (!bytes || bytes % sizeof(range[0]) || bytes > sizeof(range))
 		return VIRTIO_BLK_S_IOERR;
-	virtq_read(c, sizeof(struct virtio_blk_outhdr), &range, sizeof(range));
-	if (range.flags & ~(discard ? 0u : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP))
-		return VIRTIO_BLK_S_UNSUPP;
-	if (range.num_sectors > RANGE_SECTORS_MAX || !range_legal(q->blk, range.sector, range.num_sectors))
-		return VIRTIO_BLK_S_IOERR;
-	r = new_request(q, 0);
-	if (!r)
-		return VIRTIO_BLK_S_IOERR;
-	r->written = 0;
-	r->io = (struct block_request){ .op = discard ? BLOCK_DISCARD : BLOCK_WRITE_ZEROES,
-					.flags = discard ? 0 : write_flags(q->blk),
-					.offset = range.sector * SECTOR,
-					.length = (uint64_t)range.num_sectors * SECTOR };
-	if (range.flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP)
-		r->io.flags |= BLOCK_REQ_UNMAP;
-	submit(q, c, r);
-	return VIRTIO_BLK_S_OK;
+	count = (unsigned)(bytes / sizeof(range[0]));
+	virtq_read(c, sizeof(struct virtio_blk_outhdr), range, bytes);
+	for (unsigned i = 0; i < count && status == VIRTIO_BLK_S_OK; i++)
+		status = check_range(q->blk, &range[i], discard);
+	for (unsigned i = 0; i < count && status == VIRTIO_BLK_S_OK; i++) {
+		struct blk_request *r = new_request(q, 0);
+
+		if (r) {
+			describe_range(r, &range[i], discard, write_flags(q->blk));
+			r->next = list;
+			list = r;
+		} else {
+			status = VIRTIO_BLK_S_IOERR;
+		}
+	}
+	if (status == VIRTIO_BLK_S_OK) {
+		submit(q, c, list, 0);
+		return status;
+	}
+	while (list) {
+		struct blk_request *next = list->next;
+
+		free_request(q, list);
+		list = next;
+	}
+	return status;
 }
 
 static void get_id(struct blk_queue *q, struct virtq_chain *c)
@@ -217,8 +275,8 @@ static void serve(struct virtio_device *v, unsigned index, struct virtq_chain *c
 	case VIRTIO_BLK_T_IN: status = transfer(q, c, header.sector, false); break;
 	case VIRTIO_BLK_T_OUT: status = readonly ? VIRTIO_BLK_S_IOERR : transfer(q, c, header.sector, true); break;
 	case VIRTIO_BLK_T_FLUSH: status = flush(q, c); break;
-	case VIRTIO_BLK_T_DISCARD: status = clear_range(q, c, true); break;
-	case VIRTIO_BLK_T_WRITE_ZEROES: status = clear_range(q, c, false); break;
+	case VIRTIO_BLK_T_DISCARD: status = clear_ranges(q, c, true); break;
+	case VIRTIO_BLK_T_WRITE_ZEROES: status = clear_ranges(q, c, false); break;
 	case VIRTIO_BLK_T_GET_ID: get_id(q, c); return;
 	default: status = VIRTIO_BLK_S_UNSUPP; break;
 	}
@@ -305,10 +363,10 @@ static void fill_config(struct blk *b, const struct block_info *info)
 		.opt_io_size = 0,
 		.num_queues = (uint16_t)b->queues,
 		.max_discard_sectors = RANGE_SECTORS_MAX,
-		.max_discard_seg = 1,
+		.max_discard_seg = RANGES_MAX,
 		.discard_sector_alignment = info->discard_align / SECTOR,
 		.max_write_zeroes_sectors = RANGE_SECTORS_MAX,
-		.max_write_zeroes_seg = 1,
+		.max_write_zeroes_seg = RANGES_MAX,
 		.write_zeroes_may_unmap = info->discard_align != 0,
 	};
 
