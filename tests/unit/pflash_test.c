@@ -88,6 +88,16 @@ static void put(struct fixture *f, uint32_t offset, unsigned value)
 	f->dev->ops->write(f->dev, 0, offset, value, 1);
 }
 
+/* The array becomes memory again when it is read for long, and not before. */
+static void read_until_shown(struct fixture *f)
+{
+	unsigned reads = 0;
+
+	for (; !f->shown; reads++)
+		assert_int_equal(get(f, reads % SIZE), f->data[reads % SIZE]);
+	assert_in_range(reads, 64, 1024);
+}
+
 static void is_stored(const struct fixture *f)
 {
 	assert_memory_equal(f->data, f->stored, SIZE);
@@ -106,8 +116,9 @@ static void test_detection(void **state)
 	assert_false(f->shown);
 	assert_int_equal(get(f, 5), 0);
 	put(f, 5, 0xff);
-	assert_true(f->shown);
 	assert_int_equal(get(f, 5), was);
+	assert_false(f->shown);
+	read_until_shown(f);
 	assert_int_equal(f->stores + f->syncs, 0);
 }
 
@@ -129,7 +140,7 @@ static void test_program(void **state)
 	assert_int_equal(f->syncs, 0);
 	put(f, 0, 0xff);
 	assert_int_equal(f->syncs, 1);
-	assert_int_equal(f->shows, 2);
+	assert_int_equal(f->shows, 1);
 	assert_int_equal(get(f, 9), 0x30);
 	put(f, 0, 0x70);
 	put(f, 0, 0xff);
@@ -214,7 +225,7 @@ static void test_id_and_query(void **state)
 	assert_int_equal(get(f, get(f, 0x15)), 'P');
 	assert_int_equal(get(f, SIZE - 1), 0);
 	put(f, 0, 0xaa); /* unknown: as read array */
-	assert_true(f->shown);
+	read_until_shown(f);
 }
 
 /* What cannot be kept does not happen. */

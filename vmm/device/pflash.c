@@ -32,6 +32,9 @@ enum command {
 #define STATUS_SEQUENCE_ERROR (STATUS_PROGRAM_ERROR | STATUS_ERASE_ERROR)
 #define STATUS_READY 0x80
 
+/* Reads of the array through the device until it becomes memory again: see show(). */
+#define READS_SHOW 256
+
 #define BUFFER_BITS 5
 #define BUFFER_SIZE (1u << BUFFER_BITS)
 
@@ -55,7 +58,9 @@ struct pflash {
 	struct pflash_view view;
 	enum mode mode;
 	uint8_t status;
-	bool written; /* since the last sync */
+	bool written;   /* since the last sync */
+	bool shown;     /* the array is memory */
+	unsigned reads; /* of the array since it could be */
 	struct {
 		uint8_t data[BUFFER_SIZE];
 		uint32_t start; /* offset of the first byte */
@@ -64,17 +69,37 @@ struct pflash {
 	} buffer;
 };
 
+/*
+ * Each change is one of memory slots, which costs accelerators much. Firmware goes back to the array after each few
+ * bytes that it programs, and often for no more than a look at its status: so the array stays the device's until it is
+ * read in earnest.
+ */
+static void show(struct pflash *f, bool shown)
+{
+	if (f->shown != shown && f->view.show)
+		f->view.show(f->view.ctx, shown);
+	f->shown = shown;
+	f->reads = 0;
+}
+
 static void set_mode(struct pflash *f, enum mode mode)
 {
-	bool was = f->mode == MODE_ARRAY, is = mode == MODE_ARRAY;
+	bool is = mode == MODE_ARRAY;
 
 	f->mode = mode;
 	/* Who reads the array again is done with what it wrote. */
 	if (is && f->written)
 		f->array.sync(f->array.ctx);
 	f->written &= !is;
-	if (was != is && f->view.show)
-		f->view.show(f->view.ctx, is);
+	if (!is)
+		show(f, false);
+}
+
+static uint8_t read_array(struct pflash *f, uint64_t offset)
+{
+	if (!f->shown && ++f->reads == READS_SHOW)
+		show(f, true);
+	return f->array.data[offset];
 }
 
 static void finish(struct pflash *f, uint8_t errors)
@@ -263,7 +288,7 @@ static uint64_t pflash_read(struct device *dev, unsigned region, uint64_t offset
 
 	(void)region, (void)size;
 	switch (f->mode) {
-	case MODE_ARRAY: return f->array.data[offset];
+	case MODE_ARRAY: return read_array(f, offset);
 	case MODE_ID: return offset < sizeof(id) ? id[offset] : 0;
 	case MODE_QUERY: return query(f, offset);
 	/* A write to the buffer may begin. */
@@ -278,6 +303,7 @@ static void pflash_reset(struct device *dev)
 
 	f->status = STATUS_READY;
 	set_mode(f, MODE_ARRAY);
+	show(f, true);
 }
 
 static void pflash_destroy(struct device *dev)
@@ -308,5 +334,6 @@ struct device *pflash_create(const struct pflash_array *array, const struct pfla
 	f->array = *array;
 	f->view = *view;
 	f->status = STATUS_READY;
+	f->shown = true;
 	return &f->dev;
 }

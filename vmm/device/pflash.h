@@ -18,7 +18,10 @@ struct pflash_array {
 	void *ctx;
 };
 
-/* Tells whether reads are those of data (which they are at first), or the device's to answer. */
+/*
+ * Tells whether reads may be those of data (as at first), or are the device's to answer: while it has more to tell than
+ * data, and for a few reads after that.
+ */
 struct pflash_view {
 	void (*show)(void *ctx, bool data); /* NULL: all reads come to the device */
 	void *ctx;
