@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Debian as users have it: a disk with GRUB, systemd, sshd, started by SeaBIOS. On translate: interp takes minutes."""
+"""A Debian as users have it: a disk with GRUB, systemd, sshd, started by SeaBIOS or OVMF. On translate: interp takes minutes."""
 import os
 import pathlib
 import shlex
@@ -14,6 +14,9 @@ from conftest import PATIENCE, ROOT, TRAPEZE, run
 from test_cli import complains
 
 SEABIOS = "/usr/share/seabios/bios-256k.bin"
+OVMF = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+EFIVARS = "/sys/firmware/efi/efivars"
+VARIABLE = f"{EFIVARS}/Kept-5bd0e7f4-6f0a-4d0c-9f0e-7a2b7e1c2f31"
 
 
 def fetch(*args):
@@ -36,22 +39,22 @@ def debian_ahci_image():
 class Debian:
     """A machine with a disk of its own above `image`."""
 
-    def __init__(self, image, folder, cpus=1, bus="virtio"):
+    def __init__(self, image, folder, cpus=1, bus="virtio", firmware=SEABIOS):
         self.image, self.disk = image, folder / "disk.qcow2"
         if not self.disk.exists():
             done = run("image", "create", "--backing", image, "--backing-format", "qcow2", self.disk)
             assert done.returncode == 0, done.stderr
         with socket.create_server(("127.0.0.1", 0)) as server:
             self.port = server.getsockname()[1]
-        args = ["run", "--accel", "translate", "--memory", "1G", "--cpus", str(cpus), "--firmware", SEABIOS, "--disk",
+        args = ["run", "--accel", "translate", "--memory", "1G", "--cpus", str(cpus), "--firmware", firmware, "--disk",
                 f"{self.disk},bus={bus}", "--net", f"user,hostfwd=tcp:127.0.0.1:{self.port}-:22"]
         self.child = pexpect.spawn(str(TRAPEZE), args, timeout=2 * PATIENCE, encoding="utf-8",
                                    codec_errors="replace", dimensions=(50, 200))
         self.child.delaybeforesend = 0
 
-    def login(self):
-        """As root, who has no password, on the serial port."""
-        self.child.expect_exact("SeaBIOS")
+    def login(self, greeting="SeaBIOS"):
+        """As root, who has no password, on the serial port; the firmware or the kernel said before what it started by."""
+        self.child.expect_exact(greeting)
         self.child.expect_exact("debian login: ")
         self.child.sendline("root")
         self.child.expect_exact("root@debian:~# ")
@@ -127,6 +130,22 @@ def test_ahci(start, debian_ahci_image):
     assert machine.ssh("findmnt -no SOURCE /") == "/dev/sda3\n"
     machine.ssh("dd if=/dev/urandom of=/root/data bs=1M count=20 conv=fsync && cp /root/data /root/copy && sync && "
                 "echo 3 >/proc/sys/vm/drop_caches && cmp /root/data /root/copy")
+    assert machine.power_off() == 0
+
+
+@pytest.mark.long
+def test_uefi(start, debian_image, tmp_path):
+    """From the EFI system partition; what the guest writes into the flash is there in the next machine."""
+    variables = tmp_path / "vars.fd"
+    machine = start(debian_image, firmware=f"{OVMF},vars={variables}")
+    machine.login("efi: EFI v2")
+    assert machine.ssh(f"findmnt -no SOURCE /; mountpoint -q {EFIVARS} || mount -t efivarfs none {EFIVARS}; "
+                       f"printf '\\7\\0\\0\\0Trapeze' >{VARIABLE} && tail -c 7 {VARIABLE}").split() == ["/dev/vda3", "Trapeze"]
+    assert machine.power_off() == 0
+    assert "Kept".encode("utf-16-le") in variables.read_bytes()
+    machine = start(debian_image, firmware=f"{OVMF},vars={variables}", cpus=2)
+    machine.login("efi: EFI v2")
+    assert machine.ssh(f"nproc; mountpoint -q {EFIVARS} || mount -t efivarfs none {EFIVARS}; tail -c 7 {VARIABLE}").split() == ["2", "Trapeze"]
     assert machine.power_off() == 0
 
 
