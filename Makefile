@@ -17,7 +17,7 @@ include scripts/fuzz.mk
 include scripts/oracle.mk
 include examples/build.mk
 
-.PHONY: run test test-long bench install uninstall help deps-build deps-guest deps-test guest
+.PHONY: run test test-long bench bench-machine install uninstall help deps-build deps-guest deps-test deps-bench guest
 
 help:
 	@echo 'make            build $(BUILD)/trapeze and libtrapeze'
@@ -25,6 +25,7 @@ help:
 	@echo 'make test       all tests (likewise); make unit builds the unit tests only'
 	@echo 'make test-long  the tests with sanitizers throughout and longer campaigns'
 	@echo 'make bench      engine speed, boot time, memory'
+	@echo 'make bench-machine disk, network, a Debian from its disk, beside QEMU TCG'
 	@echo 'make check      layout, format, headers, isolation'
 	@echo 'make format     clang-format all sources'
 	@echo 'make install    PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
@@ -36,6 +37,9 @@ deps-guest:
 	@scripts/install-packages guest
 deps-test:
 	@scripts/install-packages build guest test
+
+deps-bench:
+	@scripts/install-packages build guest test bench
 
 guest: deps-guest
 	@scripts/fetch-guest >/dev/null
@@ -56,6 +60,11 @@ bench: deps-build deps-guest
 	@$(MAKE) --no-print-directory -s -j2 all bench-programs
 	@scripts/fetch-guest >/dev/null
 	@bench/run
+
+bench-machine: deps-bench
+	@$(MAKE) --no-print-directory -s -j2 all
+	@bench/io
+	@bench/debian
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/trapeze \

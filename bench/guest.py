@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks of whole machines share: a monitor as a child, its console, what it uses."""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TRAPEZE = ROOT / "build/trapeze"
+PATIENCE = 300
+
+
+def tool(*args, **kwargs):
+    done = subprocess.run([str(a) for a in args], capture_output=True, text=True, **kwargs)
+    if done.returncode:
+        sys.exit(f"bench: {args[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+class Guest:
+    def __init__(self, args):
+        self.start = time.monotonic()
+        self.process = subprocess.Popen([str(a) for a in args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT)
+        self.seen, self.ended, self.changed = "", False, threading.Condition()
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        while data := os.read(self.process.stdout.fileno(), 65536):
+            with self.changed:
+                self.seen += data.decode(errors="replace").replace("\r", "")
+                self.changed.notify()
+        with self.changed:
+            self.ended = True
+            self.changed.notify()
+
+    def wait(self, text, patience=PATIENCE):
+        """What the console shows until `text`."""
+        with self.changed:
+            if not self.changed.wait_for(lambda: text in self.seen or self.ended, patience) or text not in self.seen:
+                sys.exit(f"bench: the guest does not say {text!r}; its last words:\n{self.seen[-2000:]}")
+            before, _, self.seen = self.seen.partition(text)
+        return before
+
+    def command(self, line):
+        """Its output, after an echo that the shell's line editor may have broken into lines."""
+        self.process.stdin.write(line.encode() + b"; echo @@'END'\n")
+        self.process.stdin.flush()
+        return self.wait("@@END")
+
+    def cpu_seconds(self):
+        fields = open(f"/proc/{self.process.pid}/stat").read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def end(self):
+        self.process.stdin.write(b"poweroff -f\n")
+        self.process.stdin.flush()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def memory_beyond_ram(self):
+        """MiB resident that are not the guest's RAM, which is shared memory (RssShmem)."""
+        status = open(f"/proc/{self.process.pid}/status").read()
+        return sum(int(re.search(rf"{key}:\s+(\d+)", status).group(1)) for key in ("RssAnon", "RssFile")) / 1024
