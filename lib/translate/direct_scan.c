@@ -85,8 +85,9 @@ static bool is_suspect(const struct scan *s, uint32_t n)
 	const uint8_t *p = s->bytes + n;
 	const bool selectors = s->avoid & DIRECT_AVOID_SELECTORS, more = n + 2 < s->end;
 
-	if (unlikely(selectors) && (p[0] == 0x8c || p[0] == 0x8e || p[0] == 0xca || p[0] == 0xcb || p[0] == 0xcf ||
-				    (p[0] == 0xff && more && ((p[1] & 0x38) == 0x18 || (p[1] & 0x38) == 0x28))))
+	if (unlikely(selectors) &&
+	    (p[0] == 0x8c || p[0] == 0x8e || p[0] == 0xca || p[0] == 0xcb || p[0] == 0xcf ||
+	     (p[0] == 0xff && n + 1 < s->end && ((p[1] & 0x38) == 0x18 || (p[1] & 0x38) == 0x28))))
 		return true;
 	if (n + 1 == s->end)
 		return false;
