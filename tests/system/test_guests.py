@@ -28,6 +28,7 @@ VARIANTS = {
     "remap64": [[], SMALL_CACHE],
     "tlb64": [[], ["--memory", "2560M"]],
     "transfers64": [INTEL, AMD],
+    "directmem64": [["--cpus", "2"]],
 }
 
 # What docs/caveats.md admits; such a test must fail until it is mended.
@@ -64,12 +65,13 @@ def direct_missing():
     return None if "fsgsbase" in flags else "no FSGSBASE for programs"
 
 
-# Those that go to CPL 3.
-@pytest.mark.parametrize("program,variant", [
-    ("faults64", []), ("irqs64", []), ("irqs64", ["--cpus", "2"]), ("remap64", []), ("remap64", SMALL_CACHE),
-    ("sensitive64", INTEL), ("sensitive64", AMD), ("smc64", []), ("smc64", ["--cpus", "2"]), ("tlb64", []),
-    ("transfers64", AMD)])
-def test_user_code_in_its_own_process(program, variant, monkeypatch):
+# Those that go to CPL 3, and how often at least they then really run there: 0 for those that do not switch on what it takes.
+@pytest.mark.parametrize("program,variant,entries", [
+    ("direct64", [], 500), ("directmem64", ["--cpus", "2"], 4000), ("faults64", [], 0), ("irqs64", [], 500),
+    ("irqs64", ["--cpus", "2"], 500), ("remap64", [], 0), ("remap64", SMALL_CACHE, 0), ("sensitive64", INTEL, 0),
+    ("sensitive64", AMD, 0), ("smc64", [], 500), ("smc64", ["--cpus", "2"], 500), ("tlb64", [], 0),
+    ("transfers64", AMD, 0)])
+def test_user_code_in_its_own_process(program, variant, entries, monkeypatch):
     if direct_missing():
         pytest.skip(direct_missing())
     monkeypatch.setenv("TRAPEZE_DIRECT", "always")
@@ -77,7 +79,9 @@ def test_user_code_in_its_own_process(program, variant, monkeypatch):
     cpu = [] if "--cpu" in variant else ["--cpu", "max"]
     done = run("run", "--accel", "translate", "--no-reboot", "--stats", *cpu, *variant, "--kernel",
                GUESTS / f"{program}.flat", *DEBUG_EXIT)
-    print("ENTRIES", program, variant, re.findall(r"direct_(\w+) +(\d+)", done.stdout + done.stderr))
+    assert done.returncode == 1, done
+    assert sum(map(int, re.findall(r"direct_entries +(\d+)", done.stdout + done.stderr))) >= entries, done
+    assert sum(map(int, re.findall(r"direct_losses +(\d+)", done.stdout + done.stderr))) == 0, done
 
 
 def test_user_code_in_its_own_process_debian(guest_dir, monkeypatch):
