@@ -229,7 +229,10 @@ static bool is_far_return(const struct pair *p)
 		(hw->vector == V_GP && !hw->error && p->emu->s.error && returns_nowhere(p)));
 }
 
-/* Compatibility mode: far pointers and 80-bit operands have two parts, and hardware faulted in one below the limit. */
+/*
+ * Compatibility mode: operands that hardware accesses in parts (of many accesses, far pointers, 80 bits), and it
+ * faulted in one below the limit.
+ */
 static bool crosses_limit(const struct pair *p)
 {
 	const ZydisDecodedOperand *mem = visible_memory(p->zi, p->zo);
@@ -238,8 +241,9 @@ static bool crosses_limit(const struct pair *p)
 			: segment == ZYDIS_REGISTER_GS ? p->in->gs_base
 						       : 0;
 
-	return p->hw->s.sel[CS] == SEL_USER_CS32 && (uint32_t)(p->hw->s.cr2 - base) > UINT32_MAX - 10 &&
-	       (is_far(p->zi) || p->zi->meta.category == ZYDIS_CATEGORY_SEGOP || (mem && mem->size == 80));
+	return p->hw->s.sel[CS] == SEL_USER_CS32 &&
+	       (uint32_t)(p->hw->s.cr2 - base) > UINT32_MAX - (extent(p) ? extent(p) : 10) &&
+	       (extent(p) || p->zi->meta.category == ZYDIS_CATEGORY_SEGOP || (mem && mem->size == 80));
 }
 
 static bool is_two_faults(const struct pair *p)
@@ -267,6 +271,10 @@ static bool is_segment_wrap(const struct pair *p)
 
 static bool is_xsave_extent(const struct pair *p)
 {
+	/* Is the area bad, or not all there? */
+	if ((p->zi->mnemonic == ZYDIS_MNEMONIC_XRSTOR || p->zi->mnemonic == ZYDIS_MNEMONIC_XRSTOR64) &&
+	    p->hw->s.vector == V_PF && !(p->hw->s.error & 2) && p->emu->s.vector == V_GP)
+		return true;
 	return is_xsave(p->zi) &&
 	       ((p->hw->s.vector == V_PF && p->emu->s.rip != p->start) ||
 		(p->emu->s.sel[CS] == SEL_USER_CS32 && p->hw->s.rip != p->start && p->emu->s.vector == V_GP));
