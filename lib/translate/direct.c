@@ -423,12 +423,37 @@ static void load_selectors(struct translate_direct *d, const ucontext_t *uc)
 		x86_far_jump(cpu, (uint16_t)cs_gs_fs_ss, cpu->rip, 8, cpu->rip);
 }
 
+static bool is_prefix(uint8_t b)
+{
+	return (b & 0xf0) == 0x40 || (b & 0xfe) == 0x66 || (b & 0xfe) == 0xf2 || (b & 0xfe) == 0x64 ||
+	       (b & 0xe7) == 0x26;
+}
+
+/* INT1 at CS:RIP, where the host is a guest itself: KVM hands its #DB back with the instruction's own address. */
+static bool is_int1(struct x86_cpu *cpu)
+{
+	uint8_t b[15];
+	struct x86_walk w;
+	unsigned n = 0, len;
+	gpa_t gpa;
+
+	/* Behind it there need not be code. */
+	if (!x86_walk(cpu, GVA(cpu->rip), X86_ACCESS_EXEC, X86_MMU_USER, true, &w))
+		return false;
+	len = x86_fetch(cpu, cpu->rip, b, sizeof(b), &gpa);
+	while (n + 1 < len && is_prefix(b[n]))
+		n++;
+	return b[n] == 0xf1;
+}
+
 /* Back to the instruction that trapped, for interp; its last byte says which of those it was that do. */
-static void rewind_trap(struct x86_cpu *cpu)
+static void rewind_trap(struct x86_cpu *cpu, bool debug)
 {
 	uint8_t last;
 	gpa_t gpa;
 
+	if (debug && is_int1(cpu))
+		return;
 	if (x86_fetch(cpu, cpu->rip - 1, &last, 1, &gpa) != 1)
 		return;
 	if (last == 3 || last == 4) /* INT 3, INT 4 */
@@ -473,7 +498,7 @@ static enum outcome stop(struct translate_direct *d, const ucontext_t *uc, uint3
 		break;
 	case SIGSEGV:
 		if (uc->uc_mcontext.gregs[REG_TRAPNO] == X86_OVF)
-			rewind_trap(cpu);
+			rewind_trap(cpu, false);
 		break;
 	case SIGTRAP:
 		if (is_step(d, uc)) {
@@ -482,7 +507,7 @@ static enum outcome stop(struct translate_direct *d, const ucontext_t *uc, uint3
 			x86_cpu_attention(cpu, X86_ATT_TRAP);
 			o = LEAVE;
 		} else {
-			rewind_trap(cpu);
+			rewind_trap(cpu, uc->uc_mcontext.gregs[REG_TRAPNO] == X86_DB);
 		}
 		break;
 	default: break;

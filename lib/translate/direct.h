@@ -69,7 +69,7 @@ struct direct_orders {
 	struct sock_fprog program;
 	stack_t stack;
 	_Atomic uint64_t sequence; /* changes: the orders are new */
-	uint64_t flags; /* which the return from a signal would leave as they are in the handler (ID, NT) */
+	uint64_t flags;            /* which the return from a signal would leave as they are in the handler (ID, NT) */
 	struct direct_call call[DIRECT_CALLS];
 	struct sock_filter filter[24];
 };

@@ -42,8 +42,8 @@ _Static_assert(offsetof(struct direct_report, gs_base) == 8 && offsetof(struct d
 		       offsetof(struct direct_orders, pipe) == 24 && offsetof(struct direct_orders, listener) == 28 &&
 		       offsetof(struct direct_orders, answer) == 32 && offsetof(struct direct_orders, program) == 56 &&
 		       offsetof(struct direct_orders, stack) == 72 && offsetof(struct direct_orders, sequence) == 96 &&
-		       offsetof(struct direct_orders, flags) == 104 &&
-		       offsetof(struct direct_orders, call) == 112 && sizeof(struct direct_call) == 48,
+		       offsetof(struct direct_orders, flags) == 104 && offsetof(struct direct_orders, call) == 112 &&
+		       sizeof(struct direct_call) == 48,
 	       "as the stub has them");
 _Static_assert(SYS_read == 0 && SYS_rt_sigreturn == 15 && SYS_ioctl == 16 && SYS_clone == 56 && SYS_getppid == 110 &&
 		       SYS_sigaltstack == 131 && SYS_prctl == 157 && SYS_exit_group == 231 && SYS_seccomp == 317,
