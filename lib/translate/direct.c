@@ -327,7 +327,7 @@ bool translate_direct_eager(struct translate *t)
 {
 	struct translate_direct *d = t->direct;
 
-	if (!d || d->failed || is_resting(d))
+	if (!d || d->failed || is_resting(d) || !fits(d))
 		return false;
 	return d->always || d->cr3 == cr3_of(t->cpu) || tsc() - d->looked >= LOOK;
 }
@@ -608,6 +608,8 @@ void translate_direct_run(struct x86_cpu *cpu, struct translate *t)
 	uint64_t since = tsc();
 	enum outcome o;
 
+	if (unlikely(d->server && d->thread != __builtin_thread_pointer()))
+		direct_twin_end(d);
 	if (!d->server && (!direct_twin_start(d) || !d->server)) {
 		give_up(d, "the process cannot be made");
 		return;

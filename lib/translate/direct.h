@@ -105,6 +105,7 @@ struct translate_direct {
 	struct direct_region *region;
 	uint64_t end;         /* of what the twin has for itself: the region and, behind it, guest RAM */
 	pid_t server, runner; /* 0: none */
+	const void *thread;   /* that made them: they end with it */
 	int listener, pipe[2], pidfd;
 	bool sync;         /* the kernel lets the one who is woken run on the CPU of who wakes it */
 	int cpu;           /* if not, that both are bound to; -1: none yet */

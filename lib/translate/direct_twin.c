@@ -333,7 +333,9 @@ static tz_noreturn void become_server(struct translate_direct *d)
 	long listener, lo, hi;
 
 	if (raw_syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) ||
-	    raw_syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || !take_signals(r) || !arrange_memory(d))
+	    raw_syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    raw_syscall(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0) /* a guest does not belong into a core file */ ||
+	    !take_signals(r) || !arrange_memory(d))
 		goto fail;
 	forget_rseq();
 	listener = server_filter(r);
@@ -484,6 +486,7 @@ bool direct_twin_start(struct translate_direct *d)
 	if (pid < 0)
 		return false;
 	d->server = (pid_t)pid;
+	d->thread = __builtin_thread_pointer();
 	if (!wait_ready(d))
 		return false;
 	for (unsigned n = 0; n < d->aliases; n++)

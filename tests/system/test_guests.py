@@ -93,7 +93,7 @@ def test_user_code_in_its_own_process_debian(guest_dir, monkeypatch):
         ["run", "--accel", "translate", "--cpus", "2", "--stats", "--kernel", guest_dir / "vmlinuz", "--initrd",
          guest_dir / "initrd.cpio", "--append", "console=ttyS0 quiet"],
         b"i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done; echo count=$i\n"
-        b"seq 20000 | sort -rn | md5sum\nsleep 100 & kill $!; wait $!; echo status=$?\nexit\n")
+        b"seq 20000 | sort -rn | md5sum\nsleep 100 & sleep 1; kill $!; wait $!; echo status=$?\nexit\n")
     assert status == 0 and b"count=3000" in out and b"status=143" in out
     lines = "".join(f"{n}\n" for n in range(20000, 0, -1)).encode()
     assert hashlib.md5(lines).hexdigest().encode() in out
