@@ -40,6 +40,7 @@ static bool is_sensitive(const struct scan *s, const ZydisDecodedInstruction *i)
 	case ZYDIS_MNEMONIC_VERR:
 	case ZYDIS_MNEMONIC_VERW:
 	case ZYDIS_MNEMONIC_RDPID:
+	case ZYDIS_MNEMONIC_RDPMC:
 	case ZYDIS_MNEMONIC_RDPRU:
 	case ZYDIS_MNEMONIC_RDPKRU:
 	case ZYDIS_MNEMONIC_WRPKRU:
@@ -98,6 +99,7 @@ static bool is_suspect(const struct scan *s, uint32_t n)
 	case 0x01:
 	case 0x02:
 	case 0x03:
+	case 0x33:
 	case 0x34:
 	case 0xa2: return true;
 	case 0xae: return s->avoid & (DIRECT_AVOID_XSAVE | DIRECT_AVOID_FSGSBASE);
