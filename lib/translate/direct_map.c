@@ -231,9 +231,13 @@ static bool can_map(struct translate_direct *d, uint64_t gva)
 static bool extend(struct translate_direct *d, uint64_t alias, uint64_t start, uint64_t size, uint64_t access)
 {
 	struct direct_orders *o = &d->region->orders;
-	struct direct_call *map = &o->call[o->count - 2], *protect = map + 1;
+	struct direct_call *map, *protect;
 
-	if (o->count < 2 || map->nr != SYS_mremap || protect->nr != SYS_mprotect || protect->arg[2] != access ||
+	if (o->count < 2)
+		return false;
+	map = &o->call[o->count - 2];
+	protect = map + 1;
+	if (map->nr != SYS_mremap || protect->nr != SYS_mprotect || protect->arg[2] != access ||
 	    map->arg[4] + map->arg[2] != start || map->arg[0] + map->arg[2] != alias ||
 	    protect->arg[0] != map->arg[4] || protect->arg[1] != map->arg[2])
 		return false;

@@ -393,10 +393,10 @@ static bool is_many_accesses(const struct pair *p)
 }
 
 /* What hardware had stored below rSP when it faulted: made as the engine's, which store nothing then. */
-static void hide_pushes(const struct pair *p)
+static void hide_pushes(const struct pair *p, uint64_t end)
 {
 	static struct slot_pages pages;
-	uint64_t end = p->hw->s.gpr[RSP], start = end - extent(p);
+	uint64_t start = end - extent(p);
 	uint8_t *to = (uint8_t *)&pages;
 	const uint8_t *from = (const uint8_t *)p->emu->pages;
 
@@ -436,6 +436,17 @@ static bool is_partly_pushed(const struct pair *p)
 		      p->zi->mnemonic == ZYDIS_MNEMONIC_PUSHAD || p->zi->mnemonic == ZYDIS_MNEMONIC_CALL;
 
 	return pushes && extent(p) && (is_access_fault(hw->vector) || hw->vector == V_GP) && hw->rip == p->start &&
+	       memcmp(p->hw->pages, p->emu->pages, sizeof(*p->hw->pages));
+}
+
+/* It has read frame pointers that it had itself written, before a page that it ends with was there. */
+static bool is_entered_twice(const struct pair *p)
+{
+	uint64_t level = p->zi->mnemonic == ZYDIS_MNEMONIC_ENTER ? p->zo[1].imm.value.u & 31 : 0;
+	uint64_t read = p->in->gpr[RBP] - 8 * (level - 1), written = p->in->gpr[RSP] - extent(p);
+
+	return level >= 2 && p->zi->operand_width == 64 && !differ(p) && p->hw->s.vector == V_NONE &&
+	       read < p->in->gpr[RSP] && written < p->in->gpr[RBP] &&
 	       memcmp(p->hw->pages, p->emu->pages, sizeof(*p->hw->pages));
 }
 
@@ -531,7 +542,11 @@ bool tolerate_instruction(const struct pair *p)
 	}
 	if (is_partly_pushed(p)) {
 		tolerate(TOL_PARTLY_PUSHED);
-		hide_pushes(p);
+		hide_pushes(p, p->hw->s.gpr[RSP]);
+	}
+	if (is_entered_twice(p)) {
+		tolerate(TOL_ENTERED_TWICE);
+		hide_pushes(p, p->in->gpr[RSP]);
 	}
 	if (is_partly_saved(p)) {
 		tolerate(TOL_PARTLY_SAVED);
