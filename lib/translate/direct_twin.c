@@ -476,7 +476,8 @@ bool direct_twin_start(struct translate_direct *d)
 		return false;
 	d->region->report.ready = 0;
 	d->region->report.listener = -1;
-	d->region->orders.count = d->region->orders.sequence = 0;
+	d->region->orders.count = 0;
+	d->region->orders.sequence = 0;
 	d->region->orders.pipe = d->pipe[0];
 	x86_fpu_put(d->t->cpu);
 	/* No exit signal: it is nobody's child to wait for but ours (__WALL). */
