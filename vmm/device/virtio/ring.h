@@ -38,7 +38,7 @@ static inline const struct iovec *virtq_out(const struct virtq_chain *c)
 
 static inline const struct iovec *virtq_in(const struct virtq_chain *c)
 {
-	return c->iov + c->out_count;
+	return c->iov ? c->iov + c->out_count : NULL; /* NULL: chains without a segment so far */
 }
 
 struct virtq {
