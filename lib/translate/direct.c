@@ -24,18 +24,18 @@
 /* ---- the account ---- */
 
 /*
- * Time in the runner is worth four times that, as the same code takes some times as long translated, and where it is
+ * Time in the runner is worth its double, as the same code takes some times as long translated, and where it is
  * new far longer; a stop costs what it takes here and the switches. Who has used up his credit rests, longer each time.
  * In TSC cycles.
  */
-#define WORTH 4
-#define TURN 16000 /* what is no time of the runner's: switches, the signal */
+#define WORTH 2
+#define TURN 40000 /* what is no time of the runner's: switches, the signal, and some */
 #define SWITCHES 20000
 #define CREDIT_START 3000000
 #define CREDIT_MAX 60000000
 #define REST_MIN 20000000
 #define REST_MAX 600000000
-#define STOP_MAX 100000 /* more than this is somebody else's time */
+#define STOP_MAX 400000 /* more than this is somebody else's time */
 #define RENEWAL 300000
 #define REFUSAL 150000 /* of a page of code: what is done instead is slow */
 #define LOOK 1000000   /* apart, lest one interrupt be many */
