@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the benchmarks of whole machines share: a monitor as a child, its console, what it uses."""
+import atexit
 import os
 import pathlib
 import re
@@ -25,6 +26,7 @@ class Guest:
         self.start = time.monotonic()
         self.process = subprocess.Popen([str(a) for a in args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT)
+        atexit.register(self.process.kill)  # nothing is left running, whatever ends the script
         self.seen, self.ended, self.changed = "", False, threading.Condition()
         threading.Thread(target=self.read, daemon=True).start()
 
