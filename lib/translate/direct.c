@@ -17,7 +17,6 @@
 #include "x86/paging.h"
 #include "x86/segment.h"
 #include "x86/transfer.h"
-#include "x86/xstate.h"
 
 #define HWCAP2_FSGSBASE BIT64(1)
 
@@ -25,12 +24,16 @@
 
 /*
  * Time in the runner is worth its double, as the same code takes some times as long translated, and where it is
- * new far longer; a stop costs what it takes here and the switches. Who has used up his credit rests, longer each time.
- * In TSC cycles.
+ * new far longer; a stop costs what it takes here and the turn: switches between the tasks, the signal. How long those
+ * take differs by host and moment, from 20,000 cycles to three times that; it is what the shortest of the latest turns
+ * took, with whatever guest code was in it. Who has used up his credit rests, longer each time. In TSC cycles.
  */
 #define WORTH 2
-#define TURN 40000 /* what is no time of the runner's: switches, the signal, and some */
-#define SWITCHES 20000
+#define TURN_MIN 15000
+#define TURN_MAX 45000
+#define PAGING 8 /* by so much less counts a stop for a page: it comes once, and translating new code would cost more  \
+		  */
+#define TURN_DRIFT 7 /* the shortest is forgotten by 1/128 a turn */
 #define CREDIT_START 3000000
 #define CREDIT_MAX 60000000
 #define REST_MIN 20000000
@@ -49,8 +52,14 @@ static uint64_t tsc(void)
 
 static void account_ran(struct translate_direct *d, uint64_t cycles)
 {
+	uint64_t apart;
+
 	STAT_ADD(d->t->cpu, DIRECT_CYCLES, cycles);
-	cycles -= cycles < TURN ? cycles : TURN;
+	d->turn += d->turn >> TURN_DRIFT;
+	d->turn = cycles < d->turn ? cycles : d->turn;
+	d->turn = d->turn < TURN_MIN ? TURN_MIN : d->turn > TURN_MAX ? TURN_MAX : d->turn;
+	apart = d->turn + d->turn / 2;
+	cycles -= cycles < apart ? cycles : apart;
 	d->credit += (int64_t)(cycles < CREDIT_MAX ? cycles : CREDIT_MAX) * WORTH;
 	if (d->credit > CREDIT_MAX) {
 		d->credit = CREDIT_MAX;
@@ -60,7 +69,9 @@ static void account_ran(struct translate_direct *d, uint64_t cycles)
 
 static void account_stop(struct translate_direct *d, uint64_t cycles)
 {
-	d->credit -= (int64_t)(cycles < STOP_MAX ? cycles : STOP_MAX) + SWITCHES;
+	uint64_t cost = (cycles < STOP_MAX ? cycles : STOP_MAX) + d->turn;
+
+	d->credit -= (int64_t)(d->paging ? cost / PAGING : cost);
 	if (d->credit >= 0 || d->always)
 		return;
 	d->rest_until = tsc() + d->rest;
@@ -109,6 +120,7 @@ void translate_direct_create(struct translate *t)
 	d->always = wish && *wish == 'a';
 	d->credit = CREDIT_START;
 	d->rest = REST_MIN;
+	d->turn = TURN_MIN;
 	d->rest_until = d->looked = tsc();
 	d->want = TRANSLATE_NO_PAGE;
 	d->page = table(sizeof(*d->page) * DIRECT_PAGES_MAX);
@@ -317,7 +329,7 @@ static bool adopt(struct translate_direct *d)
 	}
 	d->looks = 0;
 	d->cr3 = cr3_of(cpu);
-	d->foreign = true;
+	d->worn = true;
 	d->drop_all = true;
 	d->stale = false;
 	return true;
@@ -413,7 +425,7 @@ static void load_selectors(struct translate_direct *d, const ucontext_t *uc)
 		if (likely(!selector))
 			continue;
 		/* The next runner has none. */
-		d->foreign = true;
+		d->worn = true;
 		s = x86_seg_prepare(cpu, order[n], selector);
 		x86_seg_commit(cpu, order[n], &s);
 	}
@@ -480,6 +492,7 @@ static enum outcome stop(struct translate_direct *d, const ucontext_t *uc, uint3
 	enum outcome o = STEP;
 
 	STAT_INC(cpu, DIRECT_STOPS);
+	d->paging = signal == SIGSEGV;
 	if (signal == SIGSEGV && page_fault(d, uc) == GO_ON) {
 		keep_state(d, uc);
 		STAT_INC(cpu, DIRECT_SERVED);
@@ -542,6 +555,7 @@ static bool step(struct translate_direct *d)
 static bool make_ready(struct translate_direct *d)
 {
 	unsigned avoid = what_to_avoid(d);
+	bool same;
 
 	d->drop_all |= d->avoid != avoid;
 	d->avoid = avoid;
@@ -549,8 +563,16 @@ static bool make_ready(struct translate_direct *d)
 		d->rest_until = tsc() + REST_MAX;
 		return false;
 	}
-	if (unlikely(d->foreign || !d->runner)) {
-		d->foreign = false;
+	/* Another address space under the same CR3 would have hardly a page where this one had it, and none to write
+	 * to. */
+	same = direct_map_refresh(d);
+	if (d->foreign && same && d->runner && !d->worn)
+		direct_twin_tidy(d);
+	else
+		d->worn |= d->foreign;
+	d->foreign = false;
+	if (unlikely(d->worn || !d->runner)) {
+		d->worn = false;
 		d->credit -= RENEWAL;
 		STAT_INC(d->t->cpu, DIRECT_RENEWALS);
 		if (!direct_twin_renew(d)) {
@@ -558,7 +580,6 @@ static bool make_ready(struct translate_direct *d)
 			return false;
 		}
 	}
-	direct_map_refresh(d);
 	/* What it was about to get when it last left. */
 	if (d->want != TRANSLATE_NO_PAGE) {
 		if ((d->want & TZ_PAGE_MASK) != X86_ACCESS_EXEC)
@@ -574,18 +595,16 @@ static enum outcome go(struct translate_direct *d, uint64_t *since, bool enter)
 	enum direct_result r;
 	uint32_t vector_size;
 	ucontext_t *uc = direct_twin_context(d, &vector_size);
-	uint64_t now;
 
 	if (!uc)
 		lost(d);
 	if (enter)
 		state_to(d, uc, vector_size);
 	direct_map_prepare(d);
-	now = tsc();
-	account_stop(d, now - *since);
 	r = direct_twin_go(d);
+	account_stop(d, d->released - *since);
 	*since = tsc();
-	account_ran(d, *since - now);
+	account_ran(d, *since - d->released);
 	if (r == DIRECT_LOST)
 		lost(d);
 	uc = direct_twin_context(d, &vector_size);

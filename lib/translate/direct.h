@@ -18,8 +18,9 @@
  *
  * What confines it: the runner's filter allows that call and the return from the handler, both only in the stub, which
  * is not writable. What the guest can do to itself with them (frames of its own making) it can do to its own address
- * space alone: a runner that has served one is replaced before another gets its pages. The guest can read and write
- * its own state there, and read the stub and the orders; nothing of this process is in the twin.
+ * space alone: a runner that has served one is replaced before another gets its pages; also when that comes under the
+ * same CR3, as then no page is where it was. The guest can read and write its own state there, and read the stub and
+ * the orders; nothing of this process is in the twin.
  *
  * Instructions that the processor would execute for the host instead of the guest without a fault (CPUID, SGDT, LAR
  * and such: direct_scan.c) keep their page from being executed there. Selectors are the host's; for a guest whose
@@ -56,6 +57,7 @@ struct direct_report {
 	uint64_t fs_base, gs_base;
 	uint16_t selector[4]; /* DS, ES, FS, GS */
 	uint8_t scratch[8];
+	uint64_t released; /* the TSC when the server, its orders carried out, let the runner go */
 	_Atomic uint32_t ready;
 	int32_t listener;
 	bool shared[DIRECT_SLOTS]; /* memory slots that could be mapped again */
@@ -112,6 +114,7 @@ struct translate_direct {
 	uint64_t notice;   /* the runner's, while it is held */
 	uint64_t where[3]; /* signal, siginfo_t *, ucontext_t * of it */
 	int64_t error;     /* of the order that failed */
+	uint64_t released; /* when the runner was let go: TSC */
 	bool failed;       /* it does not work here: for good */
 	bool always;       /* TRAPEZE_DIRECT=always: whatever it costs */
 	unsigned losses;
@@ -140,7 +143,8 @@ struct translate_direct {
 	 * guest's process comes back to what it had.
 	 */
 	bool stale;
-	bool foreign; /* another address space has been there meanwhile: the runner must go */
+	bool foreign; /* another address space has been there meanwhile: is this one still the runner's? */
+	bool worn;    /* the runner must go */
 	uint64_t cr3;
 	uint64_t candidate; /* address space that may become the twin's, */
 	unsigned looks;     /* found running so often */
@@ -150,6 +154,8 @@ struct translate_direct {
 
 	/* The account, in TSC cycles: what being here may yet cost. */
 	int64_t credit;
+	bool paging;   /* the last stop was for a page */
+	uint64_t turn; /* what a stop takes besides what is done here */
 	uint64_t rest_until, rest;
 	unsigned avoid; /* DIRECT_AVOID_*: instructions that the host would execute in another way */
 };
@@ -175,6 +181,7 @@ void direct_twin_interrupt(struct x86_cpu *cpu);
  * _fpx_sw_bytes).
  */
 ucontext_t *direct_twin_context(struct translate_direct *d, uint32_t *vector_size);
+void direct_twin_tidy(struct translate_direct *d); /* nothing but that frame is left of what the guest could write */
 const siginfo_t *direct_twin_siginfo(const struct translate_direct *d); /* likewise */
 
 /* ---- direct_map.c ---- */
@@ -182,7 +189,8 @@ bool direct_map_order(struct translate_direct *d, uint64_t nr, uint64_t a, uint6
 		      uint64_t f); /* false: no room */
 /* Orders that make the guest's page at gva accessible for `kind` (X86_ACCESS_*); false: it cannot be, or it is. */
 bool direct_map_serve(struct translate_direct *d, uint64_t gva, unsigned kind);
-void direct_map_refresh(struct translate_direct *d); /* before anything is mapped: serve `stale` */
+/* Before anything is mapped: serve `stale`. True: all pages are as they were. */
+bool direct_map_refresh(struct translate_direct *d);
 void direct_map_flush(struct translate_direct *d, enum x86_tlb_flush what, uint64_t gva);
 void direct_map_withheld(struct translate_direct *d, unsigned hash); /* write tags of pages with this code hash */
 void direct_map_written(struct translate_direct *d, uint64_t gpa);   /* code */

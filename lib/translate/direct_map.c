@@ -303,6 +303,11 @@ static bool page_map(struct translate_direct *d, uint64_t gva, const struct x86_
 	if (large)
 		forget_small(d, start);
 	live = is_live(p);
+	/* Seen before the flush that must come for what was there. */
+	if (live && p->gpa != info->gpa - (gva - start)) {
+		d->drop_all = true;
+		return false;
+	}
 	/* Code's tags are taken back by then. */
 	p->write = e->tag_write == gva && !p->exec;
 	p->gpa = info->gpa - (gva - start);
@@ -442,15 +447,20 @@ static bool still_there(struct translate_direct *d, const struct direct_page *p)
 	       (w.page_shift >= 21 || !(p->gva & DIRECT_LARGE));
 }
 
-void direct_map_refresh(struct translate_direct *d)
+bool direct_map_refresh(struct translate_direct *d)
 {
+	bool all = true;
+
 	if (likely(!d->stale))
-		return;
+		return !d->drop_all;
 	d->stale = false;
 	for (unsigned n = 0; n < d->pages && !d->drop_all; n++) {
 		struct direct_page *p = &d->page[n];
 
-		if (is_live(p) && !still_there(d, p))
+		if (is_live(p) && !still_there(d, p)) {
 			page_drop(d, p);
+			all = false;
+		}
 	}
+	return all && !d->drop_all;
 }

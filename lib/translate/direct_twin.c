@@ -35,9 +35,9 @@
  * to this process is getppid(2), which the stub needs for nothing else.
  */
 #define STUB_CALL_NR SYS_getppid
-#define STUB_SERVER_SAYS UINT64_MAX /* first argument of the server's */
 _Static_assert(offsetof(struct direct_report, gs_base) == 8 && offsetof(struct direct_report, selector) == 16 &&
-		       offsetof(struct direct_report, scratch) == 24 && offsetof(struct direct_orders, resume) == 4 &&
+		       offsetof(struct direct_report, scratch) == 24 &&
+		       offsetof(struct direct_report, released) == 32 && offsetof(struct direct_orders, resume) == 4 &&
 		       offsetof(struct direct_orders, fs_base) == 8 && offsetof(struct direct_orders, gs_base) == 16 &&
 		       offsetof(struct direct_orders, pipe) == 24 && offsetof(struct direct_orders, listener) == 28 &&
 		       offsetof(struct direct_orders, answer) == 32 && offsetof(struct direct_orders, program) == 56 &&
@@ -110,6 +110,10 @@ __asm__(".pushsection .rodata\n"
 	"	jmp 1b\n"
 	"5:	test %r15d, %r15d\n"
 	"	jz 1b\n"
+	"	rdtsc\n"
+	"	shl $32, %rdx\n"
+	"	or %rdx, %rax\n"
+	"	mov %rax, 32(%rbx)\n"
 	"	mov 28(%rbp), %edi\n"
 	"	mov $0xc0182101, %esi\n" /* SECCOMP_IOCTL_NOTIF_SEND */
 	"	lea 32(%rbp), %rdx\n"
@@ -559,11 +563,12 @@ static enum direct_result receive(struct translate_direct *d)
 			direct_twin_interrupt(d->t->cpu);
 			continue;
 		}
-		if (err) {
-			if (is_gone(d->server) || (d->runner && is_gone(d->runner)))
-				return DIRECT_LOST;
+		/* ENOENT: who was held has ended before it could be looked at. */
+		if (err &&
+		    ((err != -ENOENT && err != -EINTR) || is_gone(d->server) || (d->runner && is_gone(d->runner))))
+			return DIRECT_LOST;
+		if (err)
 			continue;
-		}
 		if ((pid_t)n.pid == d->server) {
 			answer(d, n.id);
 			d->error = (int64_t)n.data.args[1];
@@ -598,9 +603,9 @@ enum direct_result direct_twin_go(struct translate_direct *d)
 {
 	struct direct_orders *o = &d->region->orders;
 	struct x86_cpu *cpu = d->t->cpu;
-	uint64_t notice = d->notice;
+	uint64_t notice = d->notice, now;
 	enum direct_result r;
-	bool gone;
+	bool gone, orders = o->count;
 
 	if (!d->sync)
 		stay_together(d);
@@ -609,7 +614,8 @@ enum direct_result direct_twin_go(struct translate_direct *d)
 	/* Who asks for attention from now on finds that, who did before is seen here. */
 	if (atomic_load(&cpu->attention))
 		direct_twin_interrupt(cpu);
-	if (o->count) {
+	now = d->released = __builtin_ia32_rdtsc();
+	if (orders) {
 		o->resume = 1;
 		o->answer = (struct seccomp_notif_resp){ .id = notice };
 		gone = !call_server(d);
@@ -618,6 +624,9 @@ enum direct_result direct_twin_go(struct translate_direct *d)
 	}
 	r = gone ? DIRECT_LOST : receive(d);
 	cpu->interrupt = NULL;
+	/* The guest may have written there: it is good for the account only. */
+	if (orders && d->region->report.released - now < __builtin_ia32_rdtsc() - now)
+		d->released = d->region->report.released;
 	o->count = o->resume = 0;
 	if (r == DIRECT_REFUSED)
 		d->notice = notice;
@@ -671,6 +680,22 @@ ucontext_t *direct_twin_context(struct translate_direct *d, uint32_t *vector_siz
 		return NULL;
 	*vector_size = guest_load32((const uint8_t *)uc->uc_mcontext.fpregs + FRAME_SW_SIZE);
 	return *vector_size >= FRAME_MIN && on_signal_stack(d, fp, *vector_size, 64) ? uc : NULL;
+}
+
+void direct_twin_tidy(struct translate_direct *d)
+{
+	uint8_t *lo = d->region->signal_stack, *hi = lo + DIRECT_SIGNAL_STACK, *start, *end;
+	uint32_t vector_size;
+	ucontext_t *uc = direct_twin_context(d, &vector_size);
+
+	if (!uc)
+		return;            /* it will be found damaged */
+	start = (uint8_t *)uc - 8; /* the return address */
+	end = (uint8_t *)uc->uc_mcontext.fpregs + vector_size;
+	if (start > lo)
+		tz_clear(lo, (size_t)(start - lo));
+	tz_clear(end, (size_t)(hi - end));
+	tz_clear(&d->region->report, TZ_PAGE_SIZE);
 }
 
 const siginfo_t *direct_twin_siginfo(const struct translate_direct *d)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small guest programs: tests/cpu judges the CPU from inside; hostile ones must not hurt the program."""
+import functools
 import hashlib
 import os
 import re
@@ -59,10 +60,28 @@ def test_guest_program(program, variant, engine, request):
     run_guest(program, engine, *variant)
 
 
+# A filter that allows all, with a listener (seccomp(2)): status 1 if the kernel, or a sandbox around this, refuses it.
+LISTENER = """
+import ctypes, struct
+libc = ctypes.CDLL(None, use_errno=True)
+code = ctypes.create_string_buffer(struct.pack("<HBBI", 6, 0, 0, 0x7fff0000))
+program = ctypes.create_string_buffer(struct.pack("<H6xQ", 1, ctypes.addressof(code)))
+libc.prctl(38, 1, 0, 0, 0)
+raise SystemExit(libc.syscall(317, 1, 8, program) < 0)
+"""
+
+
+@functools.cache
 def direct_missing():
     """Why user code cannot run in a process of its own here, or None."""
     flags = re.search(r"^flags\s*:(.*)$", open("/proc/cpuinfo").read(), re.M).group(1).split()
-    return None if "fsgsbase" in flags else "no FSGSBASE for programs"
+    if "fsgsbase" not in flags:
+        return "no FSGSBASE for programs"
+    if tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < (5, 9):
+        return "Linux before 5.9"
+    if subprocess.run(["/usr/bin/python3", "-c", LISTENER]).returncode:
+        return "no listener for seccomp's notifications"
+    return None
 
 
 # Those that go to CPL 3, and how often at least they then really run there: 0 for those that do not switch on what it takes.
@@ -98,6 +117,33 @@ def test_user_code_in_its_own_process_debian(guest_dir, monkeypatch):
     lines = "".join(f"{n}\n" for n in range(20000, 0, -1)).encode()
     assert hashlib.md5(lines).hexdigest().encode() in out
     assert sum(map(int, re.findall(rb"direct_entries +(\d+)", out + err))) > 100
+
+
+def direct_stats(guest_dir, commands):
+    """Of a shell on one CPU as users start it: sums of the statistics, and what it wrote."""
+    status, out, err = piped_shell(
+        ["run", "--accel", "translate", "--stats", "--kernel", guest_dir / "vmlinuz", "--initrd", guest_dir / "initrd.cpio",
+         "--append", "console=ttyS0 quiet"], commands + b"exit\n")
+    assert status == 0, err
+    return {name.decode(): int(n) for name, n in re.findall(rb"direct_(\w+) +(\d+)", out + err)}, out
+
+
+def test_hot_user_code_runs_directly(guest_dir):
+    if direct_missing():
+        pytest.skip(direct_missing())
+    stats, out = direct_stats(guest_dir, b"i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo count=$i\n")
+    assert b"count=300000" in out
+    assert stats["entries"] > 0 and stats["tsc_cycles"] > 100_000_000 and stats["losses"] == 0, stats
+
+
+def test_user_code_that_stops_often_is_translated(guest_dir):
+    """A system call every few instructions: each would cost the two ways between the processes."""
+    if direct_missing():
+        pytest.skip(direct_missing())
+    calls = 400_000
+    stats, out = direct_stats(guest_dir, b"dd if=/dev/zero of=/dev/null bs=1 count=%d; echo done=$?\n" % (calls // 2))
+    assert b"done=0" in out
+    assert stats["stops_system_call"] < calls // 10 and stats["rests"] > 0, stats
 
 
 def multiboot(code, base=0x100000):
