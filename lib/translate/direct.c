@@ -31,8 +31,7 @@
 #define WORTH 2
 #define TURN_MIN 15000
 #define TURN_MAX 45000
-#define PAGING 8 /* by so much less counts a stop for a page: it comes once, and translating new code would cost more  \
-		  */
+#define PAGING 8     /* by so much less counts a stop for a page: those come once */
 #define TURN_DRIFT 7 /* the shortest is forgotten by 1/128 a turn */
 #define CREDIT_START 3000000
 #define CREDIT_MAX 60000000
