@@ -105,17 +105,25 @@ static enum x86_exit play_turns(struct x86_cpu *cpu)
 	return X86_EXIT_SHUTDOWN;
 }
 
+/* On the processor this thread is on, and what it starts; *before: where it could be. */
+static void stay_here(cpu_set_t *before)
+{
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	assert_int_equal(pthread_getaffinity_np(pthread_self(), sizeof(*before), before), 0);
+	assert_int_equal(pthread_setaffinity_np(pthread_self(), sizeof(one), &one), 0);
+}
+
 /* On one processor each gives it to the other, where else it would wait for the end of its time slice. */
 static void test_one_processor(void **state)
 {
 	pthread_t thread[ARRAY_SIZE(vcpu)];
-	cpu_set_t one, before;
+	cpu_set_t before;
 
 	(void)state;
-	CPU_ZERO(&one);
-	CPU_SET(sched_getcpu(), &one);
-	assert_int_equal(pthread_getaffinity_np(pthread_self(), sizeof(before), &before), 0);
-	assert_int_equal(pthread_setaffinity_np(pthread_self(), sizeof(one), &one), 0);
+	stay_here(&before);
 	play = play_turns;
 	alarm(60);
 	for (unsigned i = 0; i < ARRAY_SIZE(vcpu); i++)
@@ -142,13 +150,10 @@ static enum x86_exit play_wait(struct x86_cpu *cpu)
 /* Nobody to give it to: the other vCPU is not inside its engine, whatever processor it was on. */
 static void test_alone(void **state)
 {
-	cpu_set_t one, before;
+	cpu_set_t before;
 
 	(void)state;
-	CPU_ZERO(&one);
-	CPU_SET(sched_getcpu(), &one);
-	assert_int_equal(pthread_getaffinity_np(pthread_self(), sizeof(before), &before), 0);
-	assert_int_equal(pthread_setaffinity_np(pthread_self(), sizeof(one), &one), 0);
+	stay_here(&before);
 	atomic_store(&vcpu[1]->host_cpu, sched_getcpu());
 	play = play_wait;
 	assert_null(run(vcpu[0]));
