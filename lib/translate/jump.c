@@ -9,6 +9,62 @@ static unsigned jump_hash(uint64_t rip)
 	return (((uint32_t)rip * TRANSLATE_JUMP_FACTOR) >> (32 - TRANSLATE_JUMP_BITS));
 }
 
+/* ---- which pages they depend on ---- */
+
+/* One of 2 MiB (`large`) or 4 KiB around a linear address: no other has the same key while `round` is the same. */
+static uint64_t page_key(const struct translate_jumps *j, uint64_t gva, bool large)
+{
+	return (uint64_t)j->round << 46 | (uint64_t)large << 45 | (gva & (BIT64(57) - 1)) >> (large ? 21 : 12);
+}
+
+/* Where it is in the set, or would be. */
+static unsigned page_place(const struct translate_jumps *j, uint64_t key)
+{
+	unsigned n = (uint32_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 32) % TRANSLATE_JUMP_PAGES;
+
+	while (j->page[n] >> 46 == j->round && j->page[n] != key)
+		n = (n + 1) % TRANSLATE_JUMP_PAGES;
+	return n;
+}
+
+static void pages_add(struct translate_jumps *j, uint64_t gva, bool large)
+{
+	uint64_t key = page_key(j, gva, large);
+	unsigned n;
+
+	if (j->pages == TRANSLATE_JUMP_PAGES / 2)
+		return;
+	n = page_place(j, key);
+	if (j->page[n] != key) {
+		j->page[n] = key;
+		j->pages++;
+	}
+}
+
+static bool pages_have(const struct translate_jumps *j, uint64_t gva)
+{
+	for (unsigned large = 0; large < 2; large++) {
+		uint64_t key = page_key(j, gva, large);
+
+		if (j->page[page_place(j, key)] == key)
+			return true;
+	}
+	return j->huge || j->pages == TRANSLATE_JUMP_PAGES / 2;
+}
+
+static void pages_clear(struct translate_jumps *j)
+{
+	j->huge = false;
+	j->pages = 0;
+	j->round = (j->round + 1) & 0x3ffff;
+	if (!j->round) {
+		tz_clear(j->page, sizeof(j->page));
+		j->round = 1;
+	}
+}
+
+/* ---- what is in them ---- */
+
 static void clear(struct translate *t, unsigned mmu)
 {
 	struct translate_jumps *j = &t->jumps[mmu];
@@ -22,32 +78,14 @@ static void clear(struct translate *t, unsigned mmu)
 			jump[n].rip = translate_jump_none(n);
 	translate_unlink_far(t, mmu);
 	j->count = 0;
-	j->local = j->huge = false;
-	tz_clear(j->page, sizeof(j->page));
-	tz_clear(j->large, sizeof(j->large));
+	j->local = false;
+	pages_clear(j);
 }
 
 void translate_jump_clear(struct translate *t)
 {
 	for (unsigned n = 0; n < X86_MMU_COUNT; n++)
 		clear(t, n);
-}
-
-/* ---- which pages they depend on ---- */
-
-static unsigned filter_hash(uint64_t n)
-{
-	return (uint32_t)(n ^ n >> 12) % (64 * 64);
-}
-
-static void filter_add(uint64_t filter[64], uint64_t n)
-{
-	filter[filter_hash(n) / 64] |= BIT64(filter_hash(n) % 64);
-}
-
-static bool filter_has(const uint64_t filter[64], uint64_t n)
-{
-	return (filter[filter_hash(n) / 64] >> filter_hash(n) % 64) & 1;
 }
 
 static bool is_empty(const struct translate_jump *jump, unsigned n)
@@ -81,9 +119,7 @@ void translate_jump_insert(struct translate *t, unsigned mmu, uint64_t rip, cons
 			jump[n].rip = translate_jump_none(n);
 	}
 	put(j, jump, n, rip, code);
-	filter_add(j->page, rip >> 12);
-	if (e->page_shift > 12)
-		filter_add(j->large, rip >> 21);
+	pages_add(j, rip, e->page_shift > 12);
 	j->huge |= e->page_shift > 21;
 	j->local |= !e->global;
 }
@@ -97,8 +133,7 @@ void translate_flushed(struct x86_cpu *cpu, enum x86_tlb_flush what, uint64_t gv
 		struct translate_jumps *j = &t->jumps[n];
 
 		if (what == X86_TLB_FLUSH_ALL || (what == X86_TLB_FLUSH_NONGLOBAL && j->local) ||
-		    (what == X86_TLB_FLUSH_PAGE &&
-		     (j->huge || filter_has(j->page, gva >> 12) || filter_has(j->large, gva >> 21))))
+		    (what == X86_TLB_FLUSH_PAGE && pages_have(j, gva)))
 			clear(t, n);
 	}
 }

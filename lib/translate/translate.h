@@ -46,6 +46,7 @@
 #define TRANSLATE_JUMP_WAYS 4 /* a cache line */
 #define TRANSLATE_JUMP_FACTOR 0x9e3779b1u
 #define TRANSLATE_JUMP_USED 4096
+#define TRANSLATE_JUMP_PAGES 4096
 #define TRANSLATE_INSN_BITS 12
 #define TRANSLATE_VICTIMS 256
 #define TRANSLATE_ARENA_START 8 /* offset 0 is nothing */
@@ -222,9 +223,12 @@ struct translate {
 	struct translate_jumps {
 		uint16_t used[TRANSLATE_JUMP_USED];
 		unsigned count;
-		bool local, huge;             /* pages that are not global, or larger than 2 MiB */
-		uint32_t far;                 /* linked struct translate_far */
-		uint64_t page[64], large[64]; /* filters: pages, and 2 MiB regions, they are in */
+		bool local, huge; /* pages that are not global, or larger than 2 MiB */
+		uint32_t far;     /* linked struct translate_far */
+		/* The pages they and those are in, as jump.c's page_key() has it; half full: any. */
+		uint64_t page[TRANSLATE_JUMP_PAGES];
+		uint32_t round; /* never 0: since `page` was made */
+		unsigned pages;
 	} jumps[X86_MMU_COUNT];
 	uint16_t victim_used[TRANSLATE_VICTIMS]; /* with the context above the index */
 	unsigned victim_count;
