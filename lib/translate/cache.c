@@ -2,9 +2,9 @@
 /* Memory of the translator, and which block is where. Everything is taken in a row and forgotten at once. */
 #include <errno.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <unistd.h>
 
+#include "base/nh.h"
 #include "base/stats.h"
 #include "translate/translate.h"
 
@@ -56,15 +56,13 @@ int translate_cache_create(struct translate *t)
 	err = t->arena == MAP_FAILED ? -ENOMEM : translate_perf_map_init() ? map_code_for_perf(t) : map_code(t);
 	if (err)
 		return err;
-	if (getrandom(t->page_key, sizeof(t->page_key), 0) != sizeof(t->page_key))
+	if (!tz_nh_key(t->page_key, TRANSLATE_PAGE_WORDS))
 		return -EIO;
 	t->arena_used = TRANSLATE_ARENA_START;
 	translate_stubs_create(t);
 	t->fixed = t->used;
 	t->cold = t->cold_start = t->code_size / 32 * 19 & ~(uint32_t)TZ_PAGE_MASK;
-	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
-		for (unsigned n = 0; n < ARRAY_SIZE(t->frame->jump[mmu]); n++)
-			t->frame->jump[mmu][n].rip = translate_jump_none(n);
+	translate_jump_create(t);
 	t->victim_count = TRANSLATE_VICTIMS;
 	translate_victim_clear(t);
 	t->frame->stack_page = TRANSLATE_NO_PAGE;
@@ -351,18 +349,12 @@ bool translate_drop(struct translate *t, uint64_t gpa, unsigned len)
 	return any;
 }
 
-/*
- * NH (RFC 4418, 5.2.1) with 64-bit words: two pages have the same one with a chance of 2^-64, also when they are chosen
- * for it, as the key is not known. For a guest's user must not have its code taken for another's.
- */
 static unsigned __int128 page_sum(const struct translate *t, const uint8_t *host)
 {
-	const uint64_t *key = t->page_key;
 	unsigned __int128 sum = 0;
 
 	for (unsigned k = 0; k < TRANSLATE_PAGE_WORDS; k += 2)
-		sum += (unsigned __int128)(guest_load64(host + 8 * k) + key[k]) *
-		       (guest_load64(host + 8 * k + 8) + key[k + 1]);
+		sum += tz_nh_pair(t->page_key + k, guest_load64(host + 8 * k), guest_load64(host + 8 * k + 8));
 	return sum;
 }
 

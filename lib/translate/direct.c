@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include "base/log.h"
+#include "base/nh.h"
 #include "base/stats.h"
 #include "x86/access.h"
 #include "x86/event.h"
@@ -39,9 +40,10 @@
 #define REST_MAX 600000000
 #define STOP_MAX 400000 /* more than this is somebody else's time */
 #define RENEWAL 300000
-#define REFUSAL 150000 /* of a page of code: what is done instead is slow */
-#define LOOK 1000000   /* apart, lest one interrupt be many */
-#define LOOKS 8        /* that find the same address space, before the twin becomes its */
+#define VISIT_MAX 1000000
+#define VISIT_REST 2000000
+#define LOOK 1000000 /* apart, lest one interrupt be many */
+#define LOOKS 8      /* that find the same address space, before the twin becomes its */
 #define LOSSES 8
 
 static uint64_t tsc(void)
@@ -60,10 +62,21 @@ static void account_ran(struct translate_direct *d, uint64_t cycles)
 	apart = d->turn + d->turn / 2;
 	cycles -= cycles < apart ? cycles : apart;
 	d->credit += (int64_t)(cycles < CREDIT_MAX ? cycles : CREDIT_MAX) * WORTH;
+	if (cycles > VISIT_MAX)
+		d->visit_rest = VISIT_REST;
 	if (d->credit > CREDIT_MAX) {
 		d->credit = CREDIT_MAX;
 		d->rest = REST_MIN;
 	}
+}
+
+static void rest(struct translate_direct *d, uint64_t cycles)
+{
+	uint64_t now = tsc();
+
+	d->rest_until = now + cycles;
+	STAT_INC(d->t->cpu, DIRECT_RESTS);
+	STAT_ADD(d->t->cpu, DIRECT_REST_CYCLES, cycles);
 }
 
 static void account_stop(struct translate_direct *d, uint64_t cycles)
@@ -73,11 +86,9 @@ static void account_stop(struct translate_direct *d, uint64_t cycles)
 	d->credit -= (int64_t)(d->paging ? cost / PAGING : cost);
 	if (d->credit >= 0 || d->always)
 		return;
-	d->rest_until = tsc() + d->rest;
+	rest(d, d->rest);
 	d->rest = d->rest * 2 < REST_MAX ? d->rest * 2 : REST_MAX;
 	d->credit = CREDIT_START;
-	STAT_INC(d->t->cpu, DIRECT_RESTS);
-	STAT_ADD(d->t->cpu, DIRECT_REST_CYCLES, d->rest_until - tsc());
 }
 
 static bool is_resting(const struct translate_direct *d)
@@ -120,12 +131,14 @@ void translate_direct_create(struct translate *t)
 	d->credit = CREDIT_START;
 	d->rest = REST_MIN;
 	d->turn = TURN_MIN;
+	d->visit_rest = VISIT_REST;
 	d->rest_until = d->looked = tsc();
 	d->want = TRANSLATE_NO_PAGE;
 	d->page = table(sizeof(*d->page) * DIRECT_PAGES_MAX);
 	d->index = table(sizeof(*d->index) << DIRECT_INDEX_BITS);
+	d->scans = table(sizeof(*d->scans));
 	t->direct = d;
-	if (!d->page || !d->index)
+	if (!d->page || !d->index || !d->scans || !tz_nh_key(d->scans->key, ARRAY_SIZE(d->scans->key)))
 		translate_direct_destroy(t);
 }
 
@@ -142,6 +155,8 @@ void translate_direct_destroy(struct translate *t)
 		munmap(d->page, sizeof(*d->page) * DIRECT_PAGES_MAX);
 	if (d->index)
 		munmap(d->index, sizeof(*d->index) << DIRECT_INDEX_BITS);
+	if (d->scans)
+		munmap(d->scans, sizeof(*d->scans));
 	free(d);
 	t->direct = NULL;
 }
@@ -338,7 +353,7 @@ bool translate_direct_eager(struct translate *t)
 {
 	struct translate_direct *d = t->direct;
 
-	if (!d || d->failed || is_resting(d) || !fits(d))
+	if (!d || d->failed || t->visits || is_resting(d) || !fits(d))
 		return false;
 	return d->always || d->cr3 == cr3_of(t->cpu) || tsc() - d->looked >= LOOK;
 }
@@ -347,7 +362,7 @@ bool translate_direct_wanted(struct x86_cpu *cpu, struct translate *t)
 {
 	struct translate_direct *d = t->direct;
 
-	if (!d || d->failed || cpu->cpl != 3 || is_resting(d) || !fits(d))
+	if (!d || d->failed || cpu->cpl != 3 || t->visits || is_resting(d) || !fits(d))
 		return false;
 	if (d->cr3 != cr3_of(cpu))
 		return adopt(d);
@@ -528,26 +543,43 @@ static enum outcome stop(struct translate_direct *d, const ucontext_t *uc, uint3
 }
 
 /*
- * The instruction at CS:RIP by interp; false: it has led to where this does not go on. Code that may not be executed
- * here is left by as many steps.
+ * Code in a page that may not be executed here runs translated, for a visit: each jump that looks for attention comes
+ * to C, which looks whether it has left the page. Who stays there rests, longer each time, where nothing comes between.
  */
-#define STEPS 1000
+static void visit_begin(struct translate_direct *d, uint64_t page)
+{
+	d->visit = page;
+	d->visit_since = tsc();
+	d->t->visits = true;
+}
 
+bool translate_direct_visit(struct translate *t)
+{
+	struct translate_direct *d = t->direct;
+
+	if (t->cpu->cpl == 3 && (t->cpu->rip & ~TZ_PAGE_MASK) == d->visit) {
+		if (tsc() - d->visit_since < VISIT_MAX || d->always)
+			return true;
+		rest(d, d->visit_rest);
+		d->visit_rest = d->visit_rest * 2 < REST_MAX ? d->visit_rest * 2 : REST_MAX;
+	}
+	t->visits = false;
+	return false;
+}
+
+/* The instruction at CS:RIP by interp; false: it has led to where this does not go on. */
 static bool step(struct translate_direct *d)
 {
 	struct x86_cpu *cpu = d->t->cpu;
 	uint64_t page = cpu->rip & ~TZ_PAGE_MASK;
-	bool whole_page = d->want == (page | X86_ACCESS_EXEC);
 
-	d->credit -= whole_page ? REFUSAL : 0;
-	for (unsigned n = 0; n < (whole_page ? STEPS : 1); n++) {
-		translate_step(cpu, d->t);
-		if (cpu->cpl != 3 || cpu->io.logged || atomic_load_explicit(&cpu->attention, memory_order_relaxed))
-			return false;
-		if ((cpu->rip & ~TZ_PAGE_MASK) != page)
-			break;
+	if (d->want == (page | X86_ACCESS_EXEC)) {
+		visit_begin(d, page);
+		return false;
 	}
-	return fits(d) && d->cr3 == cr3_of(cpu);
+	translate_step(cpu, d->t);
+	return cpu->cpl == 3 && !cpu->io.logged && !atomic_load_explicit(&cpu->attention, memory_order_relaxed) &&
+	       fits(d) && d->cr3 == cr3_of(cpu);
 }
 
 /* The twin as it must be before the guest goes on there. */

@@ -92,12 +92,13 @@ struct direct_region {
 #define DIRECT_PAGES_MAX 30000u /* well below vm.max_map_count's default, 65530 */
 #define DIRECT_AROUND 16        /* pages that one fault may bring, */
 #define DIRECT_AROUND_CODE 8    /* of code */
-#define DIRECT_FILTER 65536u
+#define DIRECT_CHAINS 65536u
 
 /* 4 KiB, or the 2 MiB that a large page gave. */
 struct direct_page {
 	uint64_t gva, gpa; /* gva: | DIRECT_LARGE; gpa: TRANSLATE_NO_PAGE: gone */
 	bool write, exec;
+	uint32_t chain, next; /* by GPA: number of the chain + 1, 0: in none; of the next page in it + 1 */
 };
 #define DIRECT_LARGE 1u
 #define DIRECT_LARGE_SIZE (UINT64_C(1) << 21)
@@ -133,9 +134,9 @@ struct translate_direct {
 		uint64_t gpa;
 		unsigned left; /* how often it is believed */
 	} refused[256];        /* pages of code, lately */
-	/* By address, hashed: what may be writable here; and some large pages are. */
-	uint64_t writable[DIRECT_FILTER / 64];
-	bool writable_large;
+	struct direct_scans *scans;
+	/* The first page of each chain + 1; large pages are in the one behind the others. */
+	uint32_t chain[DIRECT_CHAINS + 1];
 	bool drop_all;
 	bool split; /* some of 4 KiB come from large pages */
 	/*
@@ -157,6 +158,8 @@ struct translate_direct {
 	bool paging;   /* the last stop was for a page */
 	uint64_t turn; /* what a stop takes besides what is done here */
 	uint64_t rest_until, rest;
+	/* The page of code that is being visited (translate_direct_visit()), since when; how long the next rest is. */
+	uint64_t visit, visit_since, visit_rest;
 	unsigned avoid; /* DIRECT_AVOID_*: instructions that the host would execute in another way */
 };
 
@@ -209,6 +212,19 @@ bool direct_map_collides(const struct translate_direct *d);
 #define DIRECT_AVOID_FSGSBASE 4u  /* RDFSBASE and its like */
 #define DIRECT_SCAN_BEFORE 96
 #define DIRECT_SCAN_AFTER 16
+#define DIRECT_SCAN_BYTES (DIRECT_SCAN_BEFORE + TZ_PAGE_SIZE + DIRECT_SCAN_AFTER)
 bool direct_scan_page(const uint8_t *page, const uint8_t *before, const uint8_t *after, unsigned avoid);
+
+/* What was found, by a keyed sum of the bytes (base/nh.h): pages come and go, their bytes are the same. */
+struct direct_scans {
+	uint64_t key[DIRECT_SCAN_BYTES / 8 + 2]; /* random */
+	struct direct_scan_result {
+		uint64_t sum[2];
+		bool valid, good;
+	} result[8192];
+};
+/* As direct_scan_page(). */
+bool direct_scan_known(struct direct_scans *known, const uint8_t *page, const uint8_t *before, const uint8_t *after,
+		       unsigned avoid);
 
 #endif

@@ -57,9 +57,9 @@ void direct_map_prepare(struct translate_direct *d)
 		return;
 	for (unsigned n = 0; n < d->pages && d->execs; n++)
 		release_code(d, &d->page[n]);
-	d->drop_all = d->split = d->writable_large = false;
+	d->drop_all = d->split = false;
 	d->pages = 0;
-	tz_clear(d->writable, sizeof(d->writable));
+	tz_clear(d->chain, sizeof(d->chain));
 	tz_clear(d->index, sizeof(*d->index) << DIRECT_INDEX_BITS);
 	d->region->orders.count = 0;
 	direct_map_order(d, SYS_munmap, USER_FIRST, area_start(d) - USER_FIRST, 0, 0, 0);
@@ -116,6 +116,24 @@ static struct direct_page *page_add(struct translate_direct *d, uint64_t gva)
 	*p = (struct direct_page){ .gva = gva, .gpa = TRANSLATE_NO_PAGE };
 	d->index[place] = d->pages;
 	return p;
+}
+
+/* Into the chain of its GPA. Those that are gone stay where they were. */
+static void chain_page(struct translate_direct *d, struct direct_page *p)
+{
+	uint32_t number = (uint32_t)(p - d->page) + 1, *at;
+	uint32_t chain = p->gva & DIRECT_LARGE ? DIRECT_CHAINS : (uint32_t)(p->gpa >> TZ_PAGE_SHIFT) % DIRECT_CHAINS;
+
+	if (p->chain == chain + 1)
+		return;
+	if (p->chain) {
+		for (at = &d->chain[p->chain - 1]; *at != number; at = &d->page[*at - 1].next)
+			;
+		*at = p->next;
+	}
+	p->chain = chain + 1;
+	p->next = d->chain[chain];
+	d->chain[chain] = number;
 }
 
 /* What a large page there is found by. */
@@ -213,7 +231,8 @@ static bool hold_code(struct translate_direct *d, uint64_t gva, const struct x86
 	if (is_refused(d, gpa))
 		return false;
 	translate_protect(d->t, gpa);
-	if (direct_scan_page(host, before ? before + TZ_PAGE_SIZE - DIRECT_SCAN_BEFORE : NULL, after, d->avoid))
+	if (direct_scan_known(d->scans, host, before ? before + TZ_PAGE_SIZE - DIRECT_SCAN_BEFORE : NULL, after,
+			      d->avoid))
 		return true;
 	translate_protect_done(d->t, gpa);
 	*refusal_of(d, gpa) = (struct direct_refusal){ gpa, BELIEF };
@@ -272,11 +291,6 @@ static void forget_small(struct translate_direct *d, uint64_t start)
 	}
 }
 
-static unsigned writable_hash(uint64_t gpa)
-{
-	return (unsigned)(gpa >> TZ_PAGE_SHIFT) % DIRECT_FILTER;
-}
-
 static bool page_map(struct translate_direct *d, uint64_t gva, const struct x86_tlb_entry *e, bool exec)
 {
 	const struct x86_tlb_info *info = x86_tlb_info(d->t->cpu, e);
@@ -311,12 +325,9 @@ static bool page_map(struct translate_direct *d, uint64_t gva, const struct x86_
 	/* Code's tags are taken back by then. */
 	p->write = e->tag_write == gva && !p->exec;
 	p->gpa = info->gpa - (gva - start);
+	chain_page(d, p);
 	order_page(d, p, live, alias);
 	d->split |= info->page_shift > TZ_PAGE_SHIFT && !large;
-	if (p->write) {
-		d->writable_large |= large;
-		d->writable[writable_hash(p->gpa) / 64] |= BIT64(writable_hash(p->gpa) % 64);
-	}
 	STAT_INC(d->t->cpu, DIRECT_PAGES);
 	return true;
 }
@@ -404,17 +415,15 @@ void direct_map_flush(struct translate_direct *d, enum x86_tlb_flush what, uint6
 		page_drop(d, p);
 }
 
-void direct_map_withheld(struct translate_direct *d, unsigned hash)
+static void withhold_chain(struct translate_direct *d, uint32_t chain, unsigned hash)
 {
 	const unsigned hashes = X86_TLB_CODE_WORDS * 64;
+	struct direct_page *p;
 
-	if (d->drop_all ||
-	    (!d->writable_large && !(d->writable[hash % DIRECT_FILTER / 64] & BIT64(hash % DIRECT_FILTER % 64))))
-		return;
-	for (unsigned n = 0; n < d->pages; n++) {
-		struct direct_page *p = &d->page[n];
+	for (uint32_t n = d->chain[chain]; n; n = p->next) {
 		uint64_t at;
 
+		p = &d->page[n - 1];
 		if (!is_live(p) || !p->write)
 			continue;
 		at = (uint64_t)((hash + hashes - x86_tlb_code_hash(GPA(p->gpa))) % hashes) << TZ_PAGE_SHIFT;
@@ -426,12 +435,26 @@ void direct_map_withheld(struct translate_direct *d, unsigned hash)
 	}
 }
 
+void direct_map_withheld(struct translate_direct *d, unsigned hash)
+{
+	_Static_assert(X86_TLB_CODE_WORDS * 64 % DIRECT_CHAINS == 0, "a hash belongs to one chain");
+	if (d->drop_all)
+		return;
+	withhold_chain(d, hash % DIRECT_CHAINS, hash);
+	withhold_chain(d, DIRECT_CHAINS, hash);
+}
+
 void direct_map_written(struct translate_direct *d, uint64_t gpa)
 {
+	struct direct_page *p;
+
 	gpa &= ~TZ_PAGE_MASK;
-	for (unsigned n = 0; n < d->pages && d->execs && !d->drop_all; n++)
-		if (d->page[n].exec && d->page[n].gpa == gpa)
-			page_drop(d, &d->page[n]);
+	for (uint32_t n = d->chain[(gpa >> TZ_PAGE_SHIFT) % DIRECT_CHAINS]; n && d->execs && !d->drop_all;
+	     n = p->next) {
+		p = &d->page[n - 1];
+		if (p->exec && p->gpa == gpa)
+			page_drop(d, p);
+	}
 }
 
 /* ---- after a flush ---- */

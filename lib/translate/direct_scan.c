@@ -14,17 +14,21 @@
  */
 #include <Zydis/Zydis.h>
 
+#include "base/nh.h"
 #include "translate/direct.h"
 
 #define WINDOW (DIRECT_SCAN_BEFORE - 16) /* so far in front of the bytes reading starts, in each of 16 places */
-#define TOTAL (DIRECT_SCAN_BEFORE + TZ_PAGE_SIZE + DIRECT_SCAN_AFTER)
+#define TOTAL DIRECT_SCAN_BYTES
 
 struct scan {
 	ZydisDecoder decoder;
 	unsigned avoid;
 	uint32_t first, end; /* of the bytes there are */
 	uint8_t bytes[TOTAL];
+	/* The instruction that starts there: its length, 1 if there is none, | SENSITIVE. 0: not looked at yet. */
+	uint8_t insn[TOTAL];
 };
+#define SENSITIVE 0x80u
 
 static bool is_sensitive(const struct scan *s, const ZydisDecodedInstruction *i)
 {
@@ -115,62 +119,114 @@ static bool is_suspect(const struct scan *s, uint32_t n)
 	}
 }
 
-/* Read on from `at`: does such an instruction lie over `suspect`? */
-static bool found_from(const struct scan *s, uint32_t at, uint32_t suspect)
+static unsigned insn_at(struct scan *s, uint32_t at)
 {
 	ZydisDecodedInstruction i;
 
-	while (at <= suspect) {
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&s->decoder, NULL, s->bytes + at, s->end - at, &i))) {
-			at++;
-			continue;
-		}
-		if (at + i.length > suspect)
-			return is_sensitive(s, &i);
-		at += i.length;
+	if (s->insn[at])
+		return s->insn[at];
+	if (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&s->decoder, NULL, s->bytes + at, s->end - at, &i)))
+		s->insn[at] = (uint8_t)(i.length | (is_sensitive(s, &i) ? SENSITIVE : 0));
+	else
+		s->insn[at] = 1;
+	return s->insn[at];
+}
+
+#define UNKNOWN 0
+#define NO 1
+#define YES 2
+
+/*
+ * Read on from `at`: does such an instruction lie over `suspect`? What it comes by is noted in seen[] (from `from` on):
+ * other starts fall into the same step.
+ */
+static bool found_from(struct scan *s, uint32_t at, uint32_t suspect, uint32_t from, uint8_t *seen)
+{
+	uint32_t start = at;
+	uint8_t verdict = UNKNOWN;
+
+	while (verdict == UNKNOWN && at <= suspect) {
+		unsigned i = insn_at(s, at), length = i & ~SENSITIVE;
+
+		verdict = seen[at - from];
+		if (verdict == UNKNOWN && at + length > suspect)
+			verdict = i & SENSITIVE ? YES : NO;
+		at += length;
 	}
-	return false;
+	for (at = start; at <= suspect && seen[at - from] == UNKNOWN; at += insn_at(s, at) & ~SENSITIVE)
+		seen[at - from] = verdict;
+	return verdict == YES;
 }
 
 /* Reading from a wrong start may see anything, but few of so many still do after so many bytes. */
 #define VOTES 4
 #define SETTLED 32
 
-static bool found(const struct scan *s, uint32_t suspect)
+static bool found(struct scan *s, uint32_t suspect)
 {
 	uint32_t from = suspect >= s->first + WINDOW + 16 ? suspect - WINDOW - 16 : s->first;
+	uint8_t seen[WINDOW + 32] = { UNKNOWN };
 	unsigned votes = 0;
 
 	for (uint32_t at = from; at < from + 16 && at <= suspect; at++)
-		votes += found_from(s, at, suspect);
+		votes += found_from(s, at, suspect, from, seen);
 	/* Functions start at such places, behind what need not be code. */
 	for (uint32_t at = (from + 31) & ~15u; at + 16 < suspect; at += 16)
-		votes += found_from(s, at, suspect);
+		votes += found_from(s, at, suspect, from, seen);
 	return votes >= (suspect - from < SETTLED ? 1 : VOTES);
+}
+
+static void load(struct scan *s, const uint8_t *page, const uint8_t *before, const uint8_t *after, unsigned avoid)
+{
+	s->avoid = avoid;
+	s->first = before ? 0 : DIRECT_SCAN_BEFORE;
+	s->end = TOTAL - (after ? 0 : DIRECT_SCAN_AFTER);
+	for (unsigned n = 0; n < DIRECT_SCAN_BEFORE; n += 8)
+		guest_store64(s->bytes + n, before ? guest_load64(before + n) : 0);
+	for (unsigned n = 0; n < TZ_PAGE_SIZE; n += 8)
+		guest_store64(s->bytes + DIRECT_SCAN_BEFORE + n, guest_load64(page + n));
+	for (unsigned n = 0; n < DIRECT_SCAN_AFTER; n += 8)
+		guest_store64(s->bytes + DIRECT_SCAN_BEFORE + TZ_PAGE_SIZE + n, after ? guest_load64(after + n) : 0);
+}
+
+static bool scan(struct scan *s)
+{
+	tz_clear(s->insn, sizeof(s->insn));
+	ZydisDecoderInit(&s->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	/* One that starts in the page before, too; and not one that ends in the page behind, if that is not there: it
+	 * takes that page to execute it. */
+	for (uint32_t n = DIRECT_SCAN_BEFORE - (s->first ? 0 : 2); n < DIRECT_SCAN_BEFORE + TZ_PAGE_SIZE; n++)
+		if (is_suspect(s, n) && found(s, n))
+			return false;
+	return true;
 }
 
 bool direct_scan_page(const uint8_t *page, const uint8_t *before, const uint8_t *after, unsigned avoid)
 {
 	struct scan s;
 
-	s.avoid = avoid;
-	s.first = before ? 0 : DIRECT_SCAN_BEFORE;
-	s.end = TOTAL - (after ? 0 : DIRECT_SCAN_AFTER);
-	if (before)
-		for (unsigned n = 0; n < DIRECT_SCAN_BEFORE; n += 8)
-			guest_store64(s.bytes + n, guest_load64(before + n));
-	for (unsigned n = 0; n < TZ_PAGE_SIZE; n += 8)
-		guest_store64(s.bytes + DIRECT_SCAN_BEFORE + n, guest_load64(page + n));
-	if (after)
-		for (unsigned n = 0; n < DIRECT_SCAN_AFTER; n += 8)
-			guest_store64(s.bytes + DIRECT_SCAN_BEFORE + TZ_PAGE_SIZE + n, guest_load64(after + n));
-	else
-		tz_clear(s.bytes + DIRECT_SCAN_BEFORE + TZ_PAGE_SIZE, DIRECT_SCAN_AFTER);
-	ZydisDecoderInit(&s.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	/* One that starts in the page before, too; and not one that ends in the page behind, if that is not there: it
-	 * takes that page to execute it. */
-	for (uint32_t n = DIRECT_SCAN_BEFORE - (before ? 2 : 0); n < DIRECT_SCAN_BEFORE + TZ_PAGE_SIZE; n++)
-		if (is_suspect(&s, n) && found(&s, n))
-			return false;
-	return true;
+	load(&s, page, before, after, avoid);
+	return scan(&s);
+}
+
+bool direct_scan_known(struct direct_scans *known, const uint8_t *page, const uint8_t *before, const uint8_t *after,
+		       unsigned avoid)
+{
+	struct direct_scan_result *r;
+	unsigned __int128 sum;
+	struct scan s;
+
+	_Static_assert(TOTAL % 16 == 0, "pairs of words");
+	load(&s, page, before, after, avoid);
+	sum = tz_nh_pair(known->key + TOTAL / 8, s.first, (uint64_t)s.end << 8 | avoid);
+	for (unsigned k = 0; k < TOTAL / 8; k += 2)
+		sum += tz_nh_pair(known->key + k, guest_load64(s.bytes + 8 * k), guest_load64(s.bytes + 8 * k + 8));
+	r = &known->result[(uint64_t)(sum >> 32) % ARRAY_SIZE(known->result)];
+	if (!r->valid || r->sum[0] != (uint64_t)sum || r->sum[1] != (uint64_t)(sum >> 64)) {
+		r->sum[0] = (uint64_t)sum;
+		r->sum[1] = (uint64_t)(sum >> 64);
+		r->good = scan(&s);
+		r->valid = true;
+	}
+	return r->good;
 }

@@ -163,7 +163,8 @@ static void run_translated(struct x86_cpu *cpu, struct translate *t)
 	/* Who asks for attention after this sees its flag kept. */
 	if (unlikely(t->frame->poll))
 		atomic_exchange(&t->frame->poll, 0);
-	if (unlikely(atomic_load_explicit(&cpu->attention, memory_order_relaxed)))
+	if (unlikely(t->visits && translate_direct_visit(t)) ||
+	    unlikely(atomic_load_explicit(&cpu->attention, memory_order_relaxed)))
 		t->frame->poll = 1;
 	t->by_interp = false;
 	if (translate_direct_wanted(cpu, t)) {

@@ -82,6 +82,15 @@ static void clear(struct translate *t, unsigned mmu)
 	pages_clear(j);
 }
 
+void translate_jump_create(struct translate *t)
+{
+	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++) {
+		for (unsigned n = 0; n < 1u << TRANSLATE_JUMP_BITS; n++)
+			t->frame->jump[mmu][n].rip = translate_jump_none(n);
+		pages_clear(&t->jumps[mmu]);
+	}
+}
+
 void translate_jump_clear(struct translate *t)
 {
 	for (unsigned n = 0; n < X86_MMU_COUNT; n++)

@@ -163,6 +163,9 @@ static const void *go_on(struct x86_cpu *cpu, struct translate *t, struct transl
 	if (unlikely(cpu->io.logged || atomic_load_explicit(&cpu->attention, memory_order_relaxed) ||
 		     !translate_translatable(cpu) || x86_needs_stepping(cpu)))
 		return NULL;
+	/* The end of a visit: the poll word is the loop's to set right. */
+	if (unlikely(t->visits) && !translate_direct_visit(t))
+		return NULL;
 	if (cpu->cpl == 3 && translate_direct_eager(t))
 		return NULL;
 	/* The plain rest of a block belongs to it. */

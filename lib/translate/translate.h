@@ -183,7 +183,8 @@ struct translate_vm {
 	struct mem *mem;
 	struct translate_vm *next;
 	struct translate *vcpus;
-	_Atomic uint64_t pages[X86_TLB_CODE_WORDS];
+	_Atomic uint64_t pages[X86_TLB_CODE_WORDS]; /* nobody is given write tags, */
+	uint64_t withheld[X86_TLB_CODE_WORDS];      /* nor has any left (under the registry's lock) */
 };
 
 /* Who runs translated code a piece at a time (lockstep). Thread: the vCPU's. */
@@ -199,6 +200,7 @@ struct translate {
 	struct x86_cpu *cpu;
 	struct translate_frame *frame;   /* in cpu->tlb */
 	struct translate_direct *direct; /* or NULL */
+	bool visits;                     /* user code is in a page that direct execution leaves to translation */
 	struct translate_vm *vm;
 	struct translate *next; /* of the VM */
 
@@ -308,6 +310,7 @@ bool translate_room(const struct translate *t);
 bool translate_drop(struct translate *t, uint64_t gpa, unsigned len);
 
 /* ---- jump.c: where code at a linear address is ---- */
+void translate_jump_create(struct translate *t);
 /* e: the page's entry */
 void translate_jump_insert(struct translate *t, unsigned mmu, uint64_t rip, const void *code,
 			   const struct x86_tlb_info *e);
@@ -376,6 +379,7 @@ void translate_direct_wiped(struct translate *t);                 /* t->owned is
 bool translate_direct_wanted(struct x86_cpu *cpu, struct translate *t);
 void translate_direct_run(struct x86_cpu *cpu, struct translate *t);
 bool translate_direct_eager(struct translate *t); /* user code goes on: does _wanted() want to be asked? */
+bool translate_direct_visit(struct translate *t); /* t->visits: does it still? */
 
 /* ---- engine.c: what run() is made of ---- */
 /* Around all of the following, in struct x86_cpu's unwinding frame. `gs`: for _end(). */

@@ -77,27 +77,36 @@ void translate_vm_leave(struct translate *t)
 void translate_protect(struct translate *t, uint64_t gpa)
 {
 	unsigned hash = x86_tlb_code_hash(GPA(gpa));
-	bool alone;
+	struct translate_vm *vm = t->vm;
+	uint64_t bit = BIT64(hash % 64);
+	bool alone, done;
 
 	/* Held from now on, so that no writer gives the page up before the block is there. */
 	if (t->owned[hash]++)
 		return;
 	/* With the bit set nobody is given a write tag any more, who joins now included. */
 	lock();
-	atomic_fetch_or(&t->vm->pages[hash / 64], BIT64(hash % 64));
-	alone = t->vm->vcpus == t && !t->next;
+	atomic_fetch_or(&vm->pages[hash / 64], bit);
+	done = vm->withheld[hash / 64] & bit;
+	alone = vm->vcpus == t && !t->next;
 	unlock();
+	if (done)
+		return;
 	if (alone) {
 		x86_tlb_withhold_writes(t->cpu, GPA(gpa));
+		lock();
+		vm->withheld[hash / 64] |= bit;
+		unlock();
 		return;
 	}
 	x86_fpu_put(t->cpu);
 	t->cpu->ops->exclusive_begin(t->cpu);
 	lock();
 	/* A writer may have given the page up before it could see that it is held. */
-	atomic_fetch_or(&t->vm->pages[hash / 64], BIT64(hash % 64));
-	for (struct translate *o = t->vm->vcpus; o; o = o->next)
+	atomic_fetch_or(&vm->pages[hash / 64], bit);
+	for (struct translate *o = vm->vcpus; o; o = o->next)
 		x86_tlb_withhold_writes(o->cpu, GPA(gpa));
+	vm->withheld[hash / 64] |= bit;
 	unlock();
 	t->cpu->ops->exclusive_end(t->cpu);
 }
@@ -155,7 +164,9 @@ void translate_written(struct x86_cpu *cpu, gpa_t gpa, unsigned len)
 		}
 	}
 	/* Nobody has code there any more. Who is about to have takes the lock first (translate_protect). */
-	if (!owned)
+	if (!owned) {
 		atomic_fetch_and(&t->vm->pages[hash / 64], ~bit);
+		t->vm->withheld[hash / 64] &= ~bit;
+	}
 	unlock();
 }

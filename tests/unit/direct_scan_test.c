@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "base/nh.h"
 #include "translate/direct.h"
 
 #define PAGE ((int)TZ_PAGE_SIZE)
@@ -313,13 +314,64 @@ static void test_random_bytes(void **state)
 	assert_true(refused > 0);
 }
 
+/* What is remembered is of these bytes, these neighbours and this question. */
+static void test_known(void **state)
+{
+	static struct direct_scans known;
+
+	(void)state;
+	assert_true(tz_nh_key(known.key, ARRAY_SIZE(known.key)));
+	seed = 7;
+	fill(all, end);
+	for (unsigned k = 0; k < 3000; k++) {
+		unsigned at = random_number(PAGE - 8), avoid = random_number(FLAGS);
+		uint8_t old[8];
+		bool good;
+
+		memcpy(old, page + at, sizeof(old));
+		memcpy(page + at, k & 1 ? "\x0f\xa2" : "\x90\x90", 2);
+		for (unsigned again = 0; again < 2; again++) {
+			good = direct_scan_known(&known, page, k & 2 ? BEFORE : NULL, k & 4 ? BEHIND : NULL, avoid);
+			assert_int_equal(good,
+					 direct_scan_page(page, k & 2 ? BEFORE : NULL, k & 4 ? BEHIND : NULL, avoid));
+		}
+		if (k & 8)
+			memcpy(page + at, old, sizeof(old));
+	}
+}
+
+/* At the page's end the answer depends on what follows, at its start on what precedes. */
+static void test_known_neighbours(void **state)
+{
+	static struct direct_scans known;
+
+	(void)state;
+	assert_true(tz_nh_key(known.key, ARRAY_SIZE(known.key)));
+	seed = 8;
+	fill(all, end);
+	memset(page + PAGE - 200, 0x90, 199);
+	page[PAGE - 1] = 0x0f;
+	BEHIND[0] = 0x10;
+	assert_true(direct_scan_known(&known, page, BEFORE, BEHIND, 0) == scan(0));
+	BEHIND[0] = 0xa2;
+	assert_true(direct_scan_known(&known, page, BEFORE, BEHIND, 0) == scan(0));
+	assert_false(scan(0));
+	assert_true(direct_scan_known(&known, page, BEFORE, NULL, 0) == direct_scan_page(page, BEFORE, NULL, 0));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_found_at_every_place),       cmocka_unit_test(test_found_over_the_page_end),
-		cmocka_unit_test(test_found_from_the_page_before), cmocka_unit_test(test_found_without_neighbours),
-		cmocka_unit_test(test_not_found_in_others),        cmocka_unit_test(test_ordinary_code),
-		cmocka_unit_test(test_found_behind_data),          cmocka_unit_test(test_random_bytes),
+		cmocka_unit_test(test_found_at_every_place),
+		cmocka_unit_test(test_found_over_the_page_end),
+		cmocka_unit_test(test_found_from_the_page_before),
+		cmocka_unit_test(test_found_without_neighbours),
+		cmocka_unit_test(test_not_found_in_others),
+		cmocka_unit_test(test_ordinary_code),
+		cmocka_unit_test(test_found_behind_data),
+		cmocka_unit_test(test_random_bytes),
+		cmocka_unit_test(test_known),
+		cmocka_unit_test(test_known_neighbours),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
