@@ -133,7 +133,7 @@ void translate_direct_create(struct translate *t)
 	d->turn = TURN_MIN;
 	d->visit_rest = VISIT_REST;
 	d->rest_until = d->looked = tsc();
-	d->want = TRANSLATE_NO_PAGE;
+	d->want = d->visit = TRANSLATE_NO_PAGE;
 	d->page = table(sizeof(*d->page) * DIRECT_PAGES_MAX);
 	d->index = table(sizeof(*d->index) << DIRECT_INDEX_BITS);
 	d->scans = table(sizeof(*d->scans));
@@ -349,6 +349,43 @@ static bool adopt(struct translate_direct *d)
 	return true;
 }
 
+/*
+ * Code in a page that may not be executed here runs translated, for a visit: each jump that looks for attention comes
+ * to C, which looks whether it has left the page. System calls do not end it. Who stays there rests, longer each time,
+ * where nothing comes between.
+ */
+static void visit_begin(struct translate_direct *d, uint64_t page)
+{
+	d->visit = page;
+	d->visit_since = tsc();
+	d->t->visits = true;
+	d->paging = false;
+}
+
+/* User code goes on: as a visit? */
+static bool is_visit(struct translate_direct *d)
+{
+	d->t->visits = false;
+	if (likely((d->t->cpu->rip & ~TZ_PAGE_MASK) != d->visit))
+		return false;
+	if (tsc() - d->visit_since < VISIT_MAX || d->always) {
+		d->t->visits = true;
+		return true;
+	}
+	d->visit = TRANSLATE_NO_PAGE;
+	rest(d, d->visit_rest);
+	d->visit_rest = d->visit_rest * 2 < REST_MAX ? d->visit_rest * 2 : REST_MAX;
+	return false;
+}
+
+bool translate_direct_visit(struct translate *t)
+{
+	if (t->cpu->cpl == 3)
+		return is_visit(t->direct);
+	t->visits = false;
+	return false;
+}
+
 bool translate_direct_eager(struct translate *t)
 {
 	struct translate_direct *d = t->direct;
@@ -362,11 +399,12 @@ bool translate_direct_wanted(struct x86_cpu *cpu, struct translate *t)
 {
 	struct translate_direct *d = t->direct;
 
-	if (!d || d->failed || cpu->cpl != 3 || t->visits || is_resting(d) || !fits(d))
+	if (!d || d->failed || cpu->cpl != 3 || is_resting(d) || !fits(d) || is_visit(d))
 		return false;
 	if (d->cr3 != cr3_of(cpu))
 		return adopt(d);
 	d->looks = 0;
+	d->visit = TRANSLATE_NO_PAGE;
 	return true;
 }
 
@@ -540,31 +578,6 @@ static enum outcome stop(struct translate_direct *d, const ucontext_t *uc, uint3
 	default: break;
 	}
 	return o;
-}
-
-/*
- * Code in a page that may not be executed here runs translated, for a visit: each jump that looks for attention comes
- * to C, which looks whether it has left the page. Who stays there rests, longer each time, where nothing comes between.
- */
-static void visit_begin(struct translate_direct *d, uint64_t page)
-{
-	d->visit = page;
-	d->visit_since = tsc();
-	d->t->visits = true;
-}
-
-bool translate_direct_visit(struct translate *t)
-{
-	struct translate_direct *d = t->direct;
-
-	if (t->cpu->cpl == 3 && (t->cpu->rip & ~TZ_PAGE_MASK) == d->visit) {
-		if (tsc() - d->visit_since < VISIT_MAX || d->always)
-			return true;
-		rest(d, d->visit_rest);
-		d->visit_rest = d->visit_rest * 2 < REST_MAX ? d->visit_rest * 2 : REST_MAX;
-	}
-	t->visits = false;
-	return false;
 }
 
 /* The instruction at CS:RIP by interp; false: it has led to where this does not go on. */

@@ -163,13 +163,14 @@ static void run_translated(struct x86_cpu *cpu, struct translate *t)
 	/* Who asks for attention after this sees its flag kept. */
 	if (unlikely(t->frame->poll))
 		atomic_exchange(&t->frame->poll, 0);
-	if (unlikely(t->visits && translate_direct_visit(t)) ||
-	    unlikely(atomic_load_explicit(&cpu->attention, memory_order_relaxed)))
+	if (unlikely(atomic_load_explicit(&cpu->attention, memory_order_relaxed)))
 		t->frame->poll = 1;
 	t->by_interp = false;
 	if (translate_direct_wanted(cpu, t)) {
 		translate_direct_run(cpu, t);
 	} else {
+		if (unlikely(t->visits))
+			t->frame->poll = 1;
 		code = translate_next(cpu, t, NULL);
 		if (code)
 			t->enter(cpu, code);

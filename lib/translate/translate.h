@@ -379,7 +379,7 @@ void translate_direct_wiped(struct translate *t);                 /* t->owned is
 bool translate_direct_wanted(struct x86_cpu *cpu, struct translate *t);
 void translate_direct_run(struct x86_cpu *cpu, struct translate *t);
 bool translate_direct_eager(struct translate *t); /* user code goes on: does _wanted() want to be asked? */
-bool translate_direct_visit(struct translate *t); /* t->visits: does it still? */
+bool translate_direct_visit(struct translate *t); /* t->visits: does it still? else that is not so any more */
 
 /* ---- engine.c: what run() is made of ---- */
 /* Around all of the following, in struct x86_cpu's unwinding frame. `gs`: for _end(). */
