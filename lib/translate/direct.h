@@ -45,7 +45,7 @@
 /* ---- the region: shared, at the same address in both ---- */
 
 #define DIRECT_SIGNAL_STACK (64u << 10) /* of the kernel's frames: with the largest vector state some 11 KiB */
-#define DIRECT_CALLS 80
+#define DIRECT_CALLS 1000
 #define DIRECT_SLOTS 32
 
 struct direct_call {

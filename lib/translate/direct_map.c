@@ -386,6 +386,20 @@ bool direct_map_serve(struct translate_direct *d, uint64_t gva, unsigned kind)
 	return true;
 }
 
+/* What is dropped next to what was dropped last goes by the same order. False: no room. */
+static bool order_drop(struct translate_direct *d, uint64_t start, uint64_t size)
+{
+	struct direct_orders *o = &d->region->orders;
+	struct direct_call *last = o->count ? &o->call[o->count - 1] : NULL;
+
+	if (last && last->nr == SYS_munmap && (last->arg[0] + last->arg[1] == start || start + size == last->arg[0])) {
+		last->arg[0] = start < last->arg[0] ? start : last->arg[0];
+		last->arg[1] += size;
+		return true;
+	}
+	return direct_map_order(d, SYS_munmap, start, size, 0, 0, 0);
+}
+
 /* Its place stays: others may have been put behind it. */
 static void page_drop(struct translate_direct *d, struct direct_page *p)
 {
@@ -393,7 +407,7 @@ static void page_drop(struct translate_direct *d, struct direct_page *p)
 	p->gpa = TRANSLATE_NO_PAGE;
 	/* Small ones in a large one go with it, or leave a hole in it. */
 	if ((p->gva & DIRECT_LARGE ? d->split : find_live(d, large_of(p->gva)) != NULL) ||
-	    !direct_map_order(d, SYS_munmap, page_start(p), page_size(p), 0, 0, 0))
+	    !order_drop(d, page_start(p), page_size(p)))
 		d->drop_all = true;
 }
 
