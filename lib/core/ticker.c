@@ -30,15 +30,21 @@ static void arm(long ns)
 	timerfd_settime(ticker.fd, 0, &spec, NULL);
 }
 
+/* A thread that waits for another one to execute guest code sees its signals by itself: seldom is enough. */
+#define SELDOM 4
+
 /* Nudge who runs; true if anybody does. */
 static bool nudge_running(void)
 {
+	static unsigned turn;
 	bool any = false;
 
+	turn++;
 	pthread_mutex_lock(&ticker.lock);
 	for (struct vcpu *v = ticker.first; v; v = v->ticker_next)
 		if (atomic_load(&v->where) == VCPU_IN_ENGINE) {
-			x86_cpu_attention(&v->cpu, X86_ATT_EXIT);
+			if (!atomic_load(&v->cpu.interrupt) || turn % SELDOM == 0)
+				x86_cpu_attention(&v->cpu, X86_ATT_EXIT);
 			any = true;
 		}
 	pthread_mutex_unlock(&ticker.lock);

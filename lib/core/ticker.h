@@ -2,7 +2,8 @@
 /*
  * The ticker: one thread a process that, while any vCPU is inside an engine, asks each such vCPU once a
  * millisecond to leave it for a moment (X86_ATT_EXIT). The vCPU thread then looks at what cannot reach it by a
- * kick: pending signals, and immediate_exit written by another thread. Idle VMs cost nothing: it sleeps, and who enters
+ * kick: pending signals, and immediate_exit written by another thread. (Every four milliseconds where it waits while
+ * another task executes guest code: a signal wakes it then.) Idle VMs cost nothing: it sleeps, and who enters
  * an engine then sets its alarm, which wakes no thread now.
  */
 #ifndef TZ_CORE_TICKER_H

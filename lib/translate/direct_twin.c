@@ -560,7 +560,8 @@ static enum direct_result receive(struct translate_direct *d)
 		tz_clear(&n, sizeof(n));
 		err = raw_syscall(SYS_ioctl, d->listener, (long)SECCOMP_IOCTL_NOTIF_RECV, (long)&n, 0, 0);
 		if (err == -EINTR && d->runner) {
-			direct_twin_interrupt(d->t->cpu);
+			/* The vCPU's thread has a signal to look at. */
+			x86_cpu_attention(d->t->cpu, X86_ATT_EXIT);
 			continue;
 		}
 		/* ENOENT: who was held has ended before it could be looked at. */
