@@ -72,8 +72,7 @@ static bool make_board(const struct machine_config *c)
 				       .cpus = c->cpus,
 				       .gsi = { .set = no_line },
 				       .control = { .request = no_request },
-				       .devices = c->devices,
-				       .cmdline = c->append };
+				       .devices = c->devices };
 	struct board *board;
 
 	if (board_create(&config, &board))

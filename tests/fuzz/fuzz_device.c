@@ -37,7 +37,6 @@ struct world {
 	uint8_t *flash_data; /* of exact size */
 	bool flash_hidden;
 	uint64_t at; /* where the last access went */
-	uint8_t kernel[0x800], initrd[0x400];
 };
 
 /* Those that --device takes and that need no options to be told; found at the start. */
@@ -109,16 +108,8 @@ static int create_board(struct world *w, const char *const *names)
 		.control = { .request = take_request, .ctx = w },
 		.serial = &w->serial,
 		.devices = names,
-		.kernel = w->kernel,
-		.kernel_size = sizeof(w->kernel),
-		.initrd = w->initrd,
-		.initrd_size = sizeof(w->initrd),
-		.cmdline = "quiet",
 	};
 
-	memcpy(w->kernel + 0x1fe, "\x55\xaa", 2);
-	memcpy(w->kernel + 0x202, "HdrS\x0f\x02", 6);
-	w->kernel[0x211] = 1; /* LOADED_HIGH */
 	w->serial.write = take_output;
 	w->serial.room = take_room;
 	return board_create(&config, &w->board);

@@ -2,10 +2,11 @@
 """What lasts over a reset and over ACPI sleep (S3)."""
 import re
 import struct
+import subprocess
 
 import pytest
 
-from conftest import run
+from conftest import TRAPEZE, run
 from test_boot import COMPLAINTS
 from test_guests import DEBUG_EXIT, multiboot
 
@@ -69,6 +70,22 @@ ROM = code("""
     b0 0b e6 70 b0 42 e6 71     # the RTC interrupts 1024 times a second
     ba 04 06 b8 00 24 ef f4     # PM1_CNT = SLP_EN, S3; hlt
     a1 00 07 e7 f4 f4           # woken: outw 0x700, 0xf4""").ljust(0xfff0, b"\xf4") + code("e9 0d 00").ljust(16, b"\xf4")
+
+
+# outb "x", 0x3f8; outb 6, 0xcf9: reset
+AGAIN = code("66 ba f8 03 b0 78 ee 66 ba f9 0c b0 06 ee eb fe")
+
+
+def test_reset_without_the_kernel_file(tmp_path):
+    """A reset reads it again: where it is gone the program says so and ends."""
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(multiboot(AGAIN))
+    program = subprocess.Popen([TRAPEZE, "run", "--accel", "interp", "--memory", "64M", "--kernel", kernel],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout.read(1) == b"x"
+    kernel.rename(tmp_path / "gone")
+    _, err = program.communicate(timeout=60)
+    assert program.returncode == 1 and err.decode().strip() == f"trapeze: kernel {kernel}: No such file or directory"
 
 
 def test_reset_keeps_memory_and_cmos(engine, tmp_path):

@@ -65,10 +65,6 @@ struct board_config {
 	bool vga;                        /* and a keyboard */
 	const struct firmware *firmware; /* started instead of a kernel, or NULL */
 	const char *const *devices;      /* --device strings "name,key=value…", NULL-terminated */
-	/* fw_cfg contents of a direct boot (may be NULL/0) */
-	const void *kernel, *initrd;
-	uint64_t kernel_size, initrd_size;
-	const char *cmdline;
 };
 
 struct board;

@@ -374,11 +374,6 @@ static int create_board(struct machine *m)
 		.vga = c->display != DISPLAY_NONE,
 		.firmware = m->firmware.rom ? &m->firmware : NULL,
 		.devices = c->devices,
-		.kernel = m->kernel.data,
-		.kernel_size = m->kernel.size,
-		.initrd = m->initrd.data,
-		.initrd_size = m->initrd.size,
-		.cmdline = c->append,
 	};
 	int err = board_create(&board, &m->board);
 
@@ -389,8 +384,26 @@ static int create_board(struct machine *m)
 	return err;
 }
 
+static void close_images(struct machine *m)
+{
+	image_close(&m->kernel);
+	image_close(&m->initrd);
+}
+
+/* Kernel and initrd, in memory until they are loaded: a reset reads the files again. */
+static int open_images(struct machine *m)
+{
+	const struct machine_config *c = m->config;
+	int err = m->kernel.data ? 0 : image_open(&m->kernel, "kernel", c->kernel);
+
+	if (!err && c->initrd && !m->initrd.data)
+		err = image_open(&m->initrd, "initrd", c->initrd);
+	return err;
+}
+
 static int load_image(struct machine *m, struct boot_entry *entry)
 {
+	int err = open_images(m);
 	struct boot_request request = {
 		.kernel_name = m->config->kernel,
 		.kernel = m->kernel.data,
@@ -403,12 +416,14 @@ static int load_image(struct machine *m, struct boot_entry *entry)
 		.vga = m->config->display != DISPLAY_NONE,
 	};
 	char error[256] = "";
-	int err;
 
+	if (err)
+		return err;
 	request.e820_count = board_e820(m->board, request.e820);
 	err = boot_load(&request, entry, error, sizeof(error));
 	if (err)
 		msg_error("%s", error);
+	close_images(m);
 	return err;
 }
 
@@ -647,11 +662,10 @@ static int open_display(struct machine *m)
 	return display_open(display_quit, m, &m->display);
 }
 
-/* Kernel and initrd, or firmware. */
-static int open_images(struct machine *m)
+/* Firmware, or kernel and initrd. */
+static int open_contents(struct machine *m)
 {
 	const struct machine_config *c = m->config;
-	int err;
 
 	if (c->firmware && c->board != BOARD_PC) {
 		msg_error("--firmware: only --machine pc has what firmware expects");
@@ -659,10 +673,7 @@ static int open_images(struct machine *m)
 	}
 	if (c->firmware)
 		return firmware_open(&m->firmware, c->firmware, c->display != DISPLAY_NONE);
-	err = image_open(&m->kernel, "kernel", c->kernel);
-	if (!err && c->initrd)
-		err = image_open(&m->initrd, "initrd", c->initrd);
-	return err;
+	return open_images(m);
 }
 
 static int create_ram(struct machine *m)
@@ -678,7 +689,7 @@ static int create_ram(struct machine *m)
 static int machine_open(struct machine *m)
 {
 	const struct machine_config *c = m->config;
-	int err = open_images(m);
+	int err = open_contents(m);
 
 	if (!err)
 		err = c->lockstep ? accel_open_lockstep(&m->accel) : accel_open(c->accel, &m->accel);
@@ -735,8 +746,7 @@ static int machine_close(struct machine *m)
 	if (m->signal_fd >= 0)
 		close(m->signal_fd);
 	accel_close(&m->accel);
-	image_close(&m->kernel);
-	image_close(&m->initrd);
+	close_images(m);
 	firmware_close(&m->firmware);
 	pthread_mutex_destroy(&m->lock);
 	pthread_mutex_destroy(&m->host.park_lock);
