@@ -24,7 +24,7 @@ help:
 	@echo 'make run        boot a Debian kernel to a shell (installs and fetches what is missing)'
 	@echo 'make test       all tests (likewise); make unit builds the unit tests only'
 	@echo 'make test-long  the tests with sanitizers throughout and longer campaigns'
-	@echo 'make bench      engine speed, boot time, memory'
+	@echo 'make bench      engine speed, boot time, memory; programs against native and QEMU TCG'
 	@echo 'make bench-machine disk, network, a Debian from its disk, beside QEMU TCG'
 	@echo 'make check      layout, format, headers, isolation'
 	@echo 'make format     clang-format all sources'
@@ -56,10 +56,11 @@ test: deps-test
 test-long: deps-test
 	@scripts/run-tests --long
 
-bench: deps-build deps-guest
+bench: deps-bench
 	@$(MAKE) --no-print-directory -s -j2 all bench-programs
 	@scripts/fetch-guest >/dev/null
 	@bench/run
+	@bench/programs
 
 bench-machine: deps-bench
 	@$(MAKE) --no-print-directory -s -j2 all

@@ -26,7 +26,12 @@ $(BUILD)/guests/%32.flat: tests/cpu/%32.c tests/cpu/lib/guest.lds
 	@$(CC) -m32 $(GUEST_FLAGS) $(GUEST_LINK) -o $@ $<
 
 .PHONY: bench-programs
-bench-programs: $(BUILD)/guests/loop64.flat
+bench-programs: $(BUILD)/guests/loop64.flat $(BUILD)/bench/work
+
+# As anybody would build it.
+$(BUILD)/bench/work: bench/work.c
+	@mkdir -p $(@D)
+	@$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror -static -o $@ $<
 
 $(BUILD)/guests/loop64.flat: bench/loop64.c $(GUEST64_DEPS)
 	@mkdir -p $(@D)
