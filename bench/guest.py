@@ -21,6 +21,17 @@ def tool(*args, **kwargs):
     return done.stdout
 
 
+def memory_beyond_ram(pid):
+    """MiB resident that are not the guest's RAM; memory that is mapped twice (translated code) counts once."""
+    total, name = 0, ""
+    for line in open(f"/proc/{pid}/smaps"):
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            name = (line.split(None, 5) + [""])[5]
+        elif re.match(r"Pss:" if "memfd" in name else r"Rss:", line) and not re.search(r"guest-ram|memory-backend", name):
+            total += int(line.split()[1])
+    return total / 1024
+
+
 class Guest:
     def __init__(self, args):
         self.start = time.monotonic()
@@ -67,6 +78,4 @@ class Guest:
             self.process.wait()
 
     def memory_beyond_ram(self):
-        """MiB resident that are not the guest's RAM, which is shared memory (RssShmem)."""
-        status = open(f"/proc/{self.process.pid}/status").read()
-        return sum(int(re.search(rf"{key}:\s+(\d+)", status).group(1)) for key in ("RssAnon", "RssFile")) / 1024
+        return memory_beyond_ram(self.process.pid)
