@@ -105,6 +105,16 @@ def piped_shell(args, script, patience=PATIENCE):
     return process.returncode, seen + out, err
 
 
+def add_program(initrd, folder, source, name):
+    """An initramfs in `folder` with the C program `source` of this directory as /bin/`name` besides."""
+    (folder / "root/bin").mkdir(parents=True)
+    subprocess.run(["gcc", "-O1", "-static", "-o", folder / "root/bin" / name, ROOT / "tests/system" / source], check=True)
+    more = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], input=f".\nbin\nbin/{name}\n".encode(), cwd=folder / "root",
+                          check=True, capture_output=True).stdout
+    (folder / "initrd").write_bytes(initrd.read_bytes() + more)
+    return folder / "initrd"
+
+
 class Console:
     """A guest booted to its shell on a pseudo-terminal."""
 

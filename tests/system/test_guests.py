@@ -11,7 +11,7 @@ import termios
 
 import pytest
 
-from conftest import BUILD, PATIENCE, ROOT, TRAPEZE, piped_shell, run, unpacked_kernel
+from conftest import BUILD, PATIENCE, ROOT, TRAPEZE, add_program, piped_shell, run, unpacked_kernel
 
 DEBUG_EXIT = ["--device", "isa-debug-exit,iobase=0xf4,iosize=0x4"]
 GUESTS = BUILD / "guests" if (BUILD / "guests").is_dir() else ROOT / "build/guests"
@@ -119,10 +119,10 @@ def test_user_code_in_its_own_process_debian(guest_dir, monkeypatch):
     assert sum(map(int, re.findall(rb"direct_entries +(\d+)", out + err))) > 100
 
 
-def direct_stats(guest_dir, commands):
+def direct_stats(guest_dir, commands, initrd=None):
     """Of a shell on one CPU as users start it: sums of the statistics, and what it wrote."""
     status, out, err = piped_shell(
-        ["run", "--accel", "translate", "--stats", "--kernel", guest_dir / "vmlinuz", "--initrd", guest_dir / "initrd.cpio",
+        ["run", "--accel", "translate", "--stats", "--kernel", guest_dir / "vmlinuz", "--initrd", initrd or guest_dir / "initrd.cpio",
          "--append", "console=ttyS0 quiet"], commands + b"exit\n")
     assert status == 0, err
     return {name.decode(): int(n) for name, n in re.findall(rb"direct_(\w+) +(\d+)", out + err)}, out
@@ -144,6 +144,17 @@ def test_user_code_that_stops_often_is_translated(guest_dir):
     stats, out = direct_stats(guest_dir, b"dd if=/dev/zero of=/dev/null bs=1 count=%d; echo done=$?\n" % (calls // 2))
     assert b"done=0" in out
     assert stats["stops_system_call"] < calls // 10 and stats["rests"] > 0, stats
+
+
+def test_user_code_beside_cpuid_is_translated(guest_dir, tmp_path):
+    """Such a page may not run directly. A loop of system calls there must not stop for it each time."""
+    if direct_missing():
+        pytest.skip(direct_missing())
+    calls = 300_000
+    stats, out = direct_stats(guest_dir, b"cpuidpage %d\n" % calls,
+                              add_program(guest_dir / "initrd.cpio", tmp_path, "cpuid_page_guest.c", "cpuidpage"))
+    assert re.search(rb"right=%d leaf=[1-9]" % calls, out), out
+    assert stats["pages_refused"] > 0 and stats["stops"] < calls // 10, stats
 
 
 def multiboot(code, base=0x100000):

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from conftest import PATIENCE, ROOT, TRAPEZE, run
+from conftest import PATIENCE, TRAPEZE, add_program, run
 from test_boot import COMPLAINTS
 
 
@@ -154,13 +154,7 @@ def test_console_ports_and_balloon(drivers, tmp_path):
 @pytest.fixture(scope="session")
 def vsock_initrd(guest_dir, tmp_path_factory):
     """The drivers' initramfs with the program vsock_guest.c."""
-    folder = tmp_path_factory.mktemp("vsock")
-    (folder / "root/bin").mkdir(parents=True)
-    subprocess.run(["gcc", "-O1", "-static", "-o", folder / "root/bin/vsock", ROOT / "tests/system/vsock_guest.c"], check=True)
-    more = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc"], input=b".\nbin\nbin/vsock\n", cwd=folder / "root",
-                          check=True, capture_output=True).stdout
-    (folder / "initrd").write_bytes((guest_dir / "initrd-virtio.cpio").read_bytes() + more)
-    return folder / "initrd"
+    return add_program(guest_dir / "initrd-virtio.cpio", tmp_path_factory.mktemp("vsock"), "vsock_guest.c", "vsock")
 
 
 def connect(path):
