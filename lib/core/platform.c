@@ -184,9 +184,15 @@ static void chip_timer_arm(void *ctx, unsigned timer, uint64_t deadline_ns)
 {
 	struct vm *vm = ctx;
 	uint64_t when = deadline_ns + vm->clock.base_ns;
+	struct vcpu *vcpu;
 
 	/* A deadline beyond the end of time never comes. */
-	timers_arm(&vm->timers, timer, deadline_ns && when >= deadline_ns ? when : UINT64_MAX);
+	if (!timers_arm(&vm->timers, timer, deadline_ns && when >= deadline_ns ? when : UINT64_MAX))
+		return;
+	/* A vCPU in HLT has borrowed its LAPIC's timer, and sleeps until another time. */
+	vcpu = atomic_load(&vm->vcpu[timer - IRQCHIP_TIMER_LAPIC(0)]);
+	if (vcpu)
+		vcpu_wake(vcpu);
 }
 
 static void chip_eoi(void *ctx, unsigned gsi)

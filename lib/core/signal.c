@@ -10,6 +10,10 @@
 #include <unistd.h>
 
 #include "base/compiler.h"
+#include "core/clock.h"
+
+#define NS_PER_SEC UINT64_C(1000000000)
+#define SLICE_NS UINT64_C(10000000) /* between looks at signals where no descriptor tells of them */
 
 #define SIG_BIT(n) (UINT64_C(1) << ((n)-1))
 /* Raised by what the thread itself does: blocking them would kill the process. */
@@ -115,15 +119,26 @@ static int signal_descriptor(struct vcpu_signals *s)
 	return s->fd;
 }
 
-bool signals_sleep(struct vcpu_signals *s, int wake_fd)
+bool signals_sleep(struct vcpu_signals *s, int wake_fd, uint64_t until_ns)
 {
 	struct pollfd fds[2] = { { .fd = wake_fd, .events = POLLIN }, { .events = POLLIN } };
-	uint64_t count;
+	struct timespec timeout;
+	uint64_t count, now, wait;
 	int cancel;
 
 	fds[1].fd = signal_descriptor(s);
+	wait = fds[1].fd < 0 ? SLICE_NS : UINT64_MAX;
+	if (until_ns != UINT64_MAX) {
+		now = clock_monotonic_ns();
+		if (until_ns <= now)
+			wait = 0;
+		else if (until_ns - now < wait)
+			wait = until_ns - now;
+	}
+	timeout.tv_sec = (time_t)(wait / NS_PER_SEC);
+	timeout.tv_nsec = (long)(wait % NS_PER_SEC);
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* ioctl(2) is no cancellation point either */
-	poll(fds, ARRAY_SIZE(fds), fds[1].fd < 0 ? 10 : -1);
+	ppoll(fds, ARRAY_SIZE(fds), wait == UINT64_MAX ? NULL : &timeout, NULL);
 	if ((fds[0].revents & POLLIN) && read(wake_fd, &count, sizeof(count)) < 0)
 		count = 0;
 	pthread_setcancelstate(cancel, NULL);

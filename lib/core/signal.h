@@ -32,7 +32,10 @@ void signals_restore(struct vcpu_signals *s);
 /* Does one wait that ends KVM_RUN? Ignored ones are dropped, as they would have been. */
 bool signals_pending(struct vcpu_signals *s);
 
-/* Sleep until wake_fd is readable (drains it), or such a signal waits: true. */
-bool signals_sleep(struct vcpu_signals *s, int wake_fd);
+/*
+ * Sleep until wake_fd is readable (drains it), a CLOCK_MONOTONIC time has come (about: the caller looks again), or such
+ * a signal waits: true.
+ */
+bool signals_sleep(struct vcpu_signals *s, int wake_fd, uint64_t until_ns);
 
 #endif

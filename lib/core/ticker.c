@@ -13,7 +13,7 @@ _Atomic bool ticker_asleep;
 
 static struct {
 	pthread_mutex_t config; /* held over attach and detach as a whole: start and end of the thread */
-	pthread_mutex_t lock;   /* `first`; taken inside `config` */
+	pthread_mutex_t lock;   /* `first`, and who sets the alarm; taken inside `config` */
 	pthread_t thread;
 	struct vcpu *first;
 	int fd;            /* timerfd, one shot; open while there is a vCPU */
@@ -33,6 +33,20 @@ static void arm(long ns)
 /* A thread that waits for another one to execute guest code sees its signals by itself: seldom is enough. */
 #define SELDOM 4
 
+static bool runs(struct vcpu *v)
+{
+	return atomic_load(&v->where) == VCPU_IN_ENGINE;
+}
+
+/* Called with the lock held. */
+static bool anybody_runs(void)
+{
+	for (struct vcpu *v = ticker.first; v; v = v->ticker_next)
+		if (runs(v))
+			return true;
+	return false;
+}
+
 /* Nudge who runs; true if anybody does. */
 static bool nudge_running(void)
 {
@@ -42,7 +56,7 @@ static bool nudge_running(void)
 	turn++;
 	pthread_mutex_lock(&ticker.lock);
 	for (struct vcpu *v = ticker.first; v; v = v->ticker_next)
-		if (atomic_load(&v->where) == VCPU_IN_ENGINE) {
+		if (runs(v)) {
 			if (!atomic_load(&v->cpu.interrupt) || turn % SELDOM == 0)
 				x86_cpu_attention(&v->cpu, X86_ATT_EXIT);
 			any = true;
@@ -67,10 +81,34 @@ static void *ticker_thread(void *arg)
 	return NULL;
 }
 
-void ticker_wake(void)
+/* Called with the lock held, which keeps the alarm in step with the flag. */
+static void set_alarm(void)
 {
 	if (atomic_exchange(&ticker_asleep, false))
 		arm(TICKER_PERIOD_NS);
+}
+
+void ticker_wake(void)
+{
+	pthread_mutex_lock(&ticker.lock);
+	set_alarm();
+	pthread_mutex_unlock(&ticker.lock);
+}
+
+void ticker_rest(void)
+{
+	if (atomic_load(&ticker_asleep))
+		return;
+	pthread_mutex_lock(&ticker.lock);
+	if (!anybody_runs()) {
+		/* As the thread does: who enters after the second look finds the flag, and waits for the lock. */
+		atomic_store(&ticker_asleep, true);
+		if (anybody_runs())
+			set_alarm();
+		else
+			arm(0);
+	}
+	pthread_mutex_unlock(&ticker.lock);
 }
 
 static int start(void)

@@ -2,6 +2,9 @@
 /*
  * The timers of one VM: a few hundred numbered one-shot deadlines on CLOCK_MONOTONIC and one thread
  * that calls back when one has passed. What they mean is the irqchip's business.
+ *
+ * A thread that sleeps until one of them anyway (a vCPU in HLT) can borrow it: then no other thread has to wake in
+ * order to wake that one.
  */
 #ifndef TZ_CORE_TIMER_H
 #define TZ_CORE_TIMER_H
@@ -12,6 +15,11 @@
 
 typedef void timer_expired_fn(void *ctx, unsigned timer);
 
+struct vm_timer {
+	uint64_t deadline; /* ns, UINT64_MAX: not armed */
+	bool lent;
+};
+
 struct vm_timers {
 	pthread_mutex_t lock; /* innermost: held over no call out */
 	timer_expired_fn *expired;
@@ -21,8 +29,8 @@ struct vm_timers {
 	int fd;              /* timerfd */
 	uint64_t programmed; /* what fd is set to, ns; UINT64_MAX: nothing */
 	unsigned count;
-	unsigned limit;     /* 1 + highest timer ever armed */
-	uint64_t *deadline; /* ns, UINT64_MAX: not armed */
+	unsigned limit; /* 1 + highest timer ever armed */
+	struct vm_timer *timer;
 };
 
 /* 0 or -errno. Starts the thread; `expired` is called on it without any lock held. */
@@ -33,8 +41,18 @@ void timers_fini(struct vm_timers *timers);
 
 /*
  * (Re)arm to an absolute CLOCK_MONOTONIC time; UINT64_MAX disarms. Thread: any. A callback that was already on
- * its way when the timer was changed still comes: the owner must look at its own state.
+ * its way when the timer was changed still comes: the owner must look at its own state. True: who borrowed it must be
+ * woken, because it is due earlier now.
  */
-void timers_arm(struct vm_timers *timers, unsigned timer, uint64_t deadline_ns);
+bool timers_arm(struct vm_timers *timers, unsigned timer, uint64_t deadline_ns);
+
+/*
+ * From lend to return the thread leaves the timer alone; a callback that is on its way still comes. Meanwhile
+ * timers_take() tells its deadline, UINT64_MAX when it is not armed. 0: it was due, is disarmed now, and what the
+ * callback does is the caller's to do.
+ */
+void timers_lend(struct vm_timers *timers, unsigned timer);
+uint64_t timers_take(struct vm_timers *timers, unsigned timer);
+void timers_return(struct vm_timers *timers, unsigned timer);
 
 #endif

@@ -53,6 +53,7 @@ struct vcpu {
 	bool engine_ready;           /* (c) engine->vcpu_create() was made */
 	bool tpr_lowered;            /* (l) CR8 went down: KVM_EXIT_SET_TPR is due */
 	uint64_t cr8_seen;           /* (l) what it was before */
+	uint64_t rested;             /* (l) when it last lay down for longer, in cycles of the host's counter */
 	bool in_error;               /* (l) the last KVM_RUN ended with KVM_EXIT_INTERNAL_ERROR */
 	char error[sizeof(((struct x86_cpu *)0)->error_text)];
 	uint64_t stat[STAT_COUNT];

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/ticker.h"
 #include "core/vm.h"
 #include "x86/control.h"
 #include "x86/event.h"
@@ -13,6 +14,7 @@
 #include "x86/tlb.h"
 
 #define GO_ON 1
+#define REST_MS 2 /* what is arranged for a long sleep is arranged no more often */
 
 /* The client may write it at any time. */
 static bool immediate_exit(const struct vcpu *vcpu)
@@ -171,21 +173,59 @@ static bool runnable(struct vcpu *vcpu)
 	return vcpu->mp_state == KVM_MP_STATE_RUNNABLE;
 }
 
+/*
+ * Whoever sleeps often is busy: for a vCPU that waits for a disk every 100 microseconds the timer's thread and the
+ * ticker wake seldom, and it would cost more to hold them off each time.
+ */
+static bool rests(struct vcpu *vcpu, uint64_t now)
+{
+	if (now - vcpu->rested < (uint64_t)REST_MS * clock_host_khz())
+		return false;
+	vcpu->rested = now;
+	return true;
+}
+
+/* Until something may have changed. True: a signal ends KVM_RUN. */
+static bool sleep_once(struct vcpu *vcpu, bool lent)
+{
+	struct vm *vm = vcpu->vm;
+	uint64_t until = UINT64_MAX;
+
+	if (lent) {
+		until = timers_take(&vm->timers, IRQCHIP_TIMER_LAPIC(vcpu->cpu.id));
+		if (!until) {
+			/* What it kicks is awake; who kicks meanwhile is seen at the next look. */
+			atomic_store(&vcpu->blocked, false);
+			irqchip_timer_expired(vm_irqchip(vm), IRQCHIP_TIMER_LAPIC(vcpu->cpu.id));
+			atomic_store(&vcpu->blocked, true);
+			return false;
+		}
+	}
+	return signals_sleep(&vcpu->signals, vcpu->wake_fd, until);
+}
+
 static int block(struct vcpu *vcpu)
 {
 	uint64_t start = clock_host_cycles();
+	bool rest = rests(vcpu, start), lent = rest && vcpu->cpu.lapic;
 	int r = GO_ON;
 
+	if (lent)
+		timers_lend(&vcpu->vm->timers, IRQCHIP_TIMER_LAPIC(vcpu->cpu.id));
+	if (rest)
+		ticker_rest();
 	/* Say so before looking: a kick after the look finds the flag and writes wake_fd. */
 	atomic_store(&vcpu->blocked, true);
 	while (!runnable(vcpu)) {
 		atomic_fetch_and(&vcpu->cpu.attention, ~X86_ATT_EXIT);
-		if (immediate_exit(vcpu) || signals_sleep(&vcpu->signals, vcpu->wake_fd)) {
+		if (immediate_exit(vcpu) || sleep_once(vcpu, lent)) {
 			r = interrupted(vcpu);
 			break;
 		}
 	}
 	atomic_store(&vcpu->blocked, false);
+	if (lent)
+		timers_return(&vcpu->vm->timers, IRQCHIP_TIMER_LAPIC(vcpu->cpu.id));
 	STAT_ADD(&vcpu->cpu, HALT_NS, clock_cycles_to_ns(clock_host_cycles() - start));
 	return r;
 }

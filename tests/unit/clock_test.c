@@ -221,6 +221,35 @@ static void test_timers_disarm_and_rearm(void **state)
 	timers_fini(&t);
 }
 
+/* What somebody waits for himself is left alone, and he learns what he must know. */
+static void test_timers_lent(void **state)
+{
+	struct vm_timers t;
+	struct record r = { .timers = &t };
+
+	(void)state;
+	assert_int_equal(timers_start(&t, 16, on_expired, &r), 0);
+	assert_false(timers_arm(&t, 3, clock_monotonic_ns() + 3600 * SECOND));
+	timers_lend(&t, 3);
+	pthread_mutex_lock(&t.lock);
+	assert_true(t.programmed == UINT64_MAX); /* nothing to wake for */
+	pthread_mutex_unlock(&t.lock);
+	assert_true(timers_take(&t, 3) > clock_monotonic_ns() + 3500 * SECOND);
+	assert_false(timers_arm(&t, 3, clock_monotonic_ns() + 7200 * SECOND));
+	assert_true(timers_arm(&t, 3, clock_monotonic_ns())); /* sooner than he knows */
+	r.deadline[4] = clock_monotonic_ns() + 5 * MS;
+	timers_arm(&t, 4, r.deadline[4]);
+	wait_count(&r, 1);
+	assert_int_equal(r.timer[0], 4); /* the other one, though later */
+	assert_int_equal(timers_take(&t, 3), 0);
+	assert_true(timers_take(&t, 3) == UINT64_MAX); /* was disarmed by that */
+	assert_true(timers_arm(&t, 3, r.deadline[3] = clock_monotonic_ns()));
+	timers_return(&t, 3);
+	wait_count(&r, 2);
+	assert_int_equal(r.timer[1], 3);
+	timers_fini(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -232,6 +261,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_tsc_is_monotonic, two_setup, two_teardown),
 		cmocka_unit_test(test_timers_fire_in_order),
 		cmocka_unit_test(test_timers_disarm_and_rearm),
+		cmocka_unit_test(test_timers_lent),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
