@@ -4,7 +4,7 @@
  *
  * Every iteration commits its own registers, so a REP instruction can stop between any two: for a
  * fault, for an access that the client must do, and for attention. It then leaves RIP on itself
- * and starts again where the registers say. Long MOVS and STOS runs are done a page piece at a time.
+ * and starts again where the registers say. Long runs of MOVS, and of STOS upwards, are done a page piece at a time.
  */
 #include "base/stats.h"
 #include "interp/integer.h"
@@ -110,6 +110,23 @@ interp_inline void outs_step(struct x86_cpu *cpu, const struct interp_insn *i, u
 	advance(cpu, i, X86_RSI, size, 1);
 }
 
+/* Downwards: what is below an element that has been checked is inside its segment, unless that is expand-down. */
+static uint64_t run_length_down(const struct x86_cpu *cpu, const struct interp_insn *i, unsigned seg, uint64_t off,
+				uint64_t a, unsigned size, uint64_t count)
+{
+	uint64_t at = a & TZ_PAGE_MASK, n = at / size + 1;
+
+	if (at + size > TZ_PAGE_SIZE)
+		return 0;
+	if (n > count)
+		n = count;
+	if (likely(cpu->code_size == 8 && i->addrsize == 8))
+		return n;
+	if (cpu->code_size != 8 && (cpu->seg[seg].ar & (X86_AR_CODE | X86_AR_EXPAND_DOWN)) == X86_AR_EXPAND_DOWN)
+		return 0;
+	return off / size < n ? off / size + 1 : n;
+}
+
 /*
  * How many of `count` elements from linear address `a` (offset `off`) lie in its page and surely
  * inside the segment, whose first element has been checked already. 0: do them one by one.
@@ -119,6 +136,8 @@ static uint64_t run_length(const struct x86_cpu *cpu, const struct interp_insn *
 {
 	uint64_t n = (TZ_PAGE_SIZE - (a & TZ_PAGE_MASK)) / size, room;
 
+	if (cpu->rflags & X86_DF)
+		return run_length_down(cpu, i, seg, off, a, size, count);
 	if (n > count)
 		n = count;
 	if (likely(cpu->code_size == 8 && i->addrsize == 8))
@@ -147,6 +166,17 @@ interp_inline void host_movs(void *dst, const void *src, uint64_t n, unsigned si
 	}
 }
 
+/* Likewise, from the last element on. DF is clear around every function (psABI 3.2.1). */
+interp_inline void host_movs_down(void *dst, const void *src, uint64_t n, unsigned size)
+{
+	switch (size) {
+	case 1: __asm__ volatile("std; rep movsb; cld" : "+D"(dst), "+S"(src), "+c"(n) : : "memory", "cc"); break;
+	case 2: __asm__ volatile("std; rep movsw; cld" : "+D"(dst), "+S"(src), "+c"(n) : : "memory", "cc"); break;
+	case 4: __asm__ volatile("std; rep movsl; cld" : "+D"(dst), "+S"(src), "+c"(n) : : "memory", "cc"); break;
+	default: __asm__ volatile("std; rep movsq; cld" : "+D"(dst), "+S"(src), "+c"(n) : : "memory", "cc"); break;
+	}
+}
+
 interp_inline void host_stos(void *dst, uint64_t v, uint64_t n, unsigned size)
 {
 	switch (size) {
@@ -159,9 +189,9 @@ interp_inline void host_stos(void *dst, uint64_t v, uint64_t n, unsigned size)
 
 static uint64_t movs_bulk(struct x86_cpu *cpu, const struct interp_insn *i, unsigned size, uint64_t count)
 {
-	uint64_t from = element(cpu, i, i->seg, X86_RSI, size, false), to;
-	const void *src;
-	void *dst;
+	uint64_t from = element(cpu, i, i->seg, X86_RSI, size, false), to, back;
+	const uint8_t *src;
+	uint8_t *dst;
 
 	x86_probe_read(cpu, from, size, cpu->mmu_index); /* faults before what the destination may raise */
 	to = element(cpu, i, X86_ES, X86_RDI, size, true);
@@ -170,11 +200,18 @@ static uint64_t movs_bulk(struct x86_cpu *cpu, const struct interp_insn *i, unsi
 	count = run_length(cpu, i, X86_ES, offset_of(cpu, i, X86_RDI), to, size, count);
 	if (!count)
 		return 0;
-	src = x86_host_read_ptr(cpu, from, (unsigned)(count * size), cpu->mmu_index);
-	dst = src ? x86_host_write_ptr(cpu, to, (unsigned)(count * size), cpu->mmu_index) : NULL;
+	/* Downwards the run begins below the first element, which is the one that may fault. */
+	back = cpu->rflags & X86_DF ? (count - 1) * size : 0;
+	if (back)
+		x86_probe_write(cpu, to, size, cpu->mmu_index);
+	src = x86_host_read_ptr(cpu, from - back, (unsigned)(count * size), cpu->mmu_index);
+	dst = src ? x86_host_write_ptr(cpu, to - back, (unsigned)(count * size), cpu->mmu_index) : NULL;
 	if (!dst)
 		return 0;
-	host_movs(dst, src, count, size);
+	if (cpu->rflags & X86_DF)
+		host_movs_down(dst + back, src + back, count, size);
+	else
+		host_movs(dst, src, count, size);
 	advance(cpu, i, X86_RSI, size, count);
 	advance(cpu, i, X86_RDI, size, count);
 	return count;
@@ -185,6 +222,8 @@ static uint64_t stos_bulk(struct x86_cpu *cpu, const struct interp_insn *i, unsi
 	uint64_t to = element(cpu, i, X86_ES, X86_RDI, size, true);
 	void *dst;
 
+	if (cpu->rflags & X86_DF)
+		return 0; /* seldom, and short */
 	count = run_length(cpu, i, X86_ES, offset_of(cpu, i, X86_RDI), to, size, count);
 	if (!count)
 		return 0;
@@ -221,7 +260,7 @@ interp_inline void repeat(struct x86_cpu *cpu, const struct interp_insn *i, unsi
 		x86_check_io(cpu, (uint16_t)cpu->gpr[X86_RDX], size);
 	while (count) {
 		done = 0;
-		if (bulk && count > 1 && !(cpu->rflags & X86_DF) && likely(!in->stepping))
+		if (bulk && count > 1 && likely(!in->stepping))
 			done = bulk(cpu, i, size, count);
 		if (!done) {
 			step(cpu, i, size);

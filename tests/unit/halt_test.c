@@ -154,7 +154,6 @@ static enum x86_exit guest_run(struct x86_cpu *cpu, bool once)
 	struct sleeper *s = &sleepers[cpu->id];
 
 	(void)once;
-	s->vcpu = vcpu_of(cpu);
 	if (!s->ready && !get_ready(s, cpu))
 		s->wrong = "the LAPIC refuses its settings";
 	s->ready = true;

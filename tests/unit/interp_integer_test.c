@@ -100,6 +100,90 @@ static void rep_under_breakpoint(void **state)
 	assert_false(cpu->rflags & X86_RF);
 }
 
+/* Runs downwards are done a page piece at a time, too: the same bytes as one by one, for every size and overlap. */
+static void rep_downwards(void **state)
+{
+	static const uint8_t code[4][3] = {
+		{ 0xf3, 0xa4 }, { 0x66, 0xf3, 0xa5 }, { 0xf3, 0xa5 }, { 0xf3, 0x48, 0xa5 }
+	};
+	static uint8_t want[0x4000];
+	const unsigned from = 0x30000;
+
+	(void)state;
+	for (unsigned n = 0; n < 4 * 12; n++) {
+		unsigned size = 1u << n % 4, count = 9000 / size, src = 0x2fe0 + n % 4 % 3, dst = src + n / 4 * 5 - 20;
+
+		for (unsigned k = 0; k < sizeof(want); k++)
+			f->ram[from + k] = want[k] = (uint8_t)(k * 7 + k / 253);
+		for (unsigned k = 0; k < count; k++) {
+			uint8_t element[8];
+
+			memcpy(element, want + src - k * size, size);
+			memcpy(want + dst - k * size, element, size);
+		}
+		put(FAKE_CODE, code[n % 4], 3);
+		cpu->rip = FAKE_CODE;
+		cpu->rflags = X86_FIXED1 | X86_DF;
+		cpu->gpr[X86_RSI] = from + src;
+		cpu->gpr[X86_RDI] = from + dst;
+		cpu->gpr[X86_RCX] = count;
+		assert_int_equal(exec(), 0);
+		assert_int_equal(cpu->gpr[X86_RCX], 0);
+		assert_int_equal(cpu->gpr[X86_RSI], from + src - count * size);
+		assert_int_equal(cpu->gpr[X86_RDI], from + dst - count * size);
+		assert_memory_equal(f->ram + from, want, sizeof(want));
+	}
+}
+
+/* The fault of a run downwards is at the first element that cannot be written, and at its own address. */
+static void rep_downwards_faults(void **state)
+{
+	(void)state;
+	fake_map(f, HIGH + 0x1000, HIGH_GPA + 0x1000, 0x67); /* the page below is not there */
+	memset(f->ram + 0x30000, 0x5a, 0x2000);
+	CODE(0xf3, 0xa5); /* rep movsd */
+	cpu->rflags |= X86_DF;
+	cpu->gpr[X86_RSI] = 0x31000;
+	cpu->gpr[X86_RDI] = HIGH + 0x1010;
+	cpu->gpr[X86_RCX] = 100;
+	assert_raises(X86_PF_EXC);
+	assert_int_equal(cpu->ev.exc_cr2, HIGH + 0xffc);
+	assert_int_equal(cpu->ev.exc_error, X86_PFEC_W);
+	assert_int_equal(cpu->gpr[X86_RCX], 95);
+	assert_int_equal(cpu->gpr[X86_RDI], HIGH + 0xffc);
+	assert_int_equal(cpu->gpr[X86_RSI], 0x31000 - 20);
+	fake_map(f, HIGH, HIGH_GPA, 0x65); /* read-only */
+	assert_raises(X86_PF_EXC);
+	assert_int_equal(cpu->ev.exc_cr2, HIGH + 0xffc);
+	assert_int_equal(cpu->ev.exc_error, X86_PFEC_P | X86_PFEC_W);
+	assert_int_equal(cpu->gpr[X86_RCX], 95);
+}
+
+/* Offsets wrap at the bottom of a 16-bit segment; nothing below its base is touched. */
+static void rep_downwards_wraps(void **state)
+{
+	(void)state;
+	protected_mode(4, 4);
+	cpu->seg[X86_ES].base = cpu->seg[X86_DS].base = 0x30100;
+	cpu->seg[X86_ES].limit = cpu->seg[X86_DS].limit = 0xffff;
+	f->ram[0x300ff] = f->ram[0x300fe] = 0;
+	for (unsigned k = 0; k < 0x10000; k++)
+		f->ram[0x30100 + k] = (uint8_t)(k ^ k >> 8);
+	CODE(0x67, 0xf3, 0xa4); /* rep movsb, 16-bit addresses */
+	cpu->rflags |= X86_DF;
+	cpu->gpr[X86_RSI] = 0x8005;
+	cpu->gpr[X86_RDI] = 2;
+	cpu->gpr[X86_RCX] = 5;
+	assert_int_equal(exec(), 0);
+	assert_int_equal(cpu->gpr[X86_RDI], 0xfffd);
+	assert_int_equal(cpu->gpr[X86_RSI], 0x8000);
+	assert_int_equal(f->ram[0x30100], 0x83);
+	assert_int_equal(f->ram[0x400ff], 0x82);
+	assert_int_equal(f->ram[0x400fe], 0x81);
+	assert_int_equal(f->ram[0x300ff], 0);
+	assert_int_equal(f->ram[0x300fe], 0);
+}
+
 static void rep_respects_limits(void **state)
 {
 	(void)state;
@@ -486,6 +570,9 @@ int main(void)
 		T(rep_commits_what_is_done),
 		T(rep_yields_to_attention),
 		T(rep_under_breakpoint),
+		T(rep_downwards),
+		T(rep_downwards_faults),
+		T(rep_downwards_wraps),
 		T(rep_respects_limits),
 		T(locked_across_pages),
 		T(locked_mmio),
