@@ -76,6 +76,22 @@ def test_idle_guest_burns_no_cpu(boot, engine):
     assert guest.end() == 0
 
 
+@pytest.mark.long
+def test_sixteen_cpus_and_most_of_the_hosts_memory(boot):
+    """As large as machines get here."""
+    with open("/proc/meminfo") as info:
+        host_mib = int(re.search(r"MemTotal:\s+(\d+)", info.read()).group(1)) >> 10
+    mib = host_mib * 3 // 4
+    guest = boot("translate", cpus=16, extra=["--memory", f"{mib}M"]).wait_shell()
+    assert guest.command("nproc").strip() == "16"
+    assert int(guest.command("grep MemTotal /proc/meminfo").split()[1]) >> 10 > mib * 19 // 20
+    for cpu in range(16):
+        assert guest.command(f"taskset {1 << cpu:x} sh -c 'cut -d\\  -f39 /proc/self/stat'").strip() == str(cpu)
+    assert [line for line in guest.command("dmesg").splitlines() if COMPLAINTS.search(line)] == []
+    guest.child.sendline("poweroff -f")
+    assert guest.end() == 0
+
+
 @pytest.mark.long_on_interp
 def test_memory_above_4g(boot, engine):
     guest = boot(engine, extra=["--memory", "5G"]).wait_shell()

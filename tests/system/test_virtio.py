@@ -102,9 +102,27 @@ def test_ring_layouts(drivers, options):
     shut_down(guest)
 
 
-def test_microvm(drivers, disk):
-    guest = drivers("translate", "--machine", "microvm", "--device", "virtio-rng-device", "--disk", f"{disk},format=raw",
-                    "--net", "user", cpus=2)
+def feature(guest, device, bit):
+    return guest.command(f"cat {device}/features").strip()[bit] == "1"
+
+
+def test_packed_disk_and_network(drivers, disk):
+    """The rings that carry the most, with Linux's driver for packed ones: two queues of a disk, and a card's."""
+    guest = drivers("translate", "--disk", f"{disk},format=raw,packed=on,queues=2", "--net", "user,packed=on", cpus=2)
+    assert feature(guest, "/sys/block/vda/device", 34) and feature(guest, "/sys/class/net/eth0/device", 34)
+    use_disk(guest, disk)
+    guest.command("ip link set eth0 up")
+    assert "lease of 10.0.2.15 obtained" in guest.command("udhcpc -n -q -i eth0 2>&1")
+    healthy(guest)
+    shut_down(guest)
+    subprocess.run(["/sbin/e2fsck", "-fn", disk], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("packed", ["off", pytest.param("on", marks=pytest.mark.long)])
+def test_microvm(drivers, disk, packed):
+    guest = drivers("translate", "--machine", "microvm", "--device", "virtio-rng-device", "--disk",
+                    f"{disk},format=raw,packed={packed}", "--net", f"user,packed={packed}", cpus=2)
+    assert feature(guest, "/sys/block/vda/device", 34) == (packed == "on")
     assert "LNRO0005" in guest.command("ls /sys/bus/acpi/devices")
     assert guest.command("ls /sys/bus/pci/devices 2>/dev/null").strip() == ""
     assert guest.command("dd if=/dev/hwrng bs=4k count=8 2>/dev/null | wc -c").strip() == "32768"

@@ -38,6 +38,7 @@ struct board_disk {
 	const char *serial; /* NULL: none */
 	unsigned queues;    /* 0: as many as fit */
 	bool ahci;          /* else virtio */
+	bool packed;        /* virtio: offer packed rings */
 };
 
 /* A shared folder (--share); it outlives the board, as its tag does. */

@@ -12,6 +12,7 @@
 #include "device/virtio/transport.h"
 #include "machine/board_parts.h"
 #include "machine/message.h"
+#include "net/net.h"
 
 /* Boards without PCI: a page each below the IOAPIC, on the IOAPIC's pins that no ISA device has. */
 #define MMIO_BASE UINT64_C(0xfeb00000)
@@ -248,16 +249,26 @@ void board_virtio_fini(struct board *b)
 	free(b->virtio_ports);
 }
 
+/* v: may be NULL. */
+static struct virtio_device *packed_if(bool packed, struct virtio_device *v)
+{
+	const struct virtio_ring_options ring = { .packed = true, .event_idx = true, .indirect = true };
+
+	if (v && packed)
+		virtio_set_ring_options(v, &ring);
+	return v;
+}
+
 static int attach_disk(struct board *b, const struct board_disk *disk)
 {
 	unsigned queues = disk->queues ? disk->queues : b->config.cpus < DISK_QUEUES ? b->config.cpus : DISK_QUEUES;
 
-	return plug(b, virtio_blk_create(b->config.ram, disk->block, disk->serial, queues));
+	return plug(b, packed_if(disk->packed, virtio_blk_create(b->config.ram, disk->block, disk->serial, queues)));
 }
 
 static int attach_net(struct board *b, struct net *net)
 {
-	struct virtio_device *v = virtio_net_create(b->config.ram, net);
+	struct virtio_device *v = packed_if(net_packed(net), virtio_net_create(b->config.ram, net));
 	int err = plug(b, v);
 
 	if (!err)

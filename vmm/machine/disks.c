@@ -19,7 +19,7 @@ struct disk_options {
 	struct block_options block;
 	const char *serial;
 	unsigned queues;
-	bool ahci;
+	bool ahci, packed;
 };
 
 /* --- values --- */
@@ -93,6 +93,11 @@ static int set_readonly(struct disk_options *o, const char *value)
 static int set_discard(struct disk_options *o, const char *value)
 {
 	return set_switch(o, "discard", value, &o->block.discard);
+}
+
+static int set_packed(struct disk_options *o, const char *value)
+{
+	return set_switch(o, "packed", value, &o->packed);
 }
 
 static int set_serial(struct disk_options *o, const char *value)
@@ -169,7 +174,7 @@ static const struct {
 } keys[] = {
 	{ "format", set_format }, { "cache", set_cache },   { "readonly", set_readonly }, { "discard", set_discard },
 	{ "serial", set_serial }, { "queues", set_queues }, { "aio", set_aio },           { "bus", set_bus },
-	{ "werror", set_werror }, { "rerror", set_rerror },
+	{ "werror", set_werror }, { "rerror", set_rerror }, { "packed", set_packed },
 };
 
 /* --- a text --- */
@@ -244,6 +249,7 @@ static int open_one(struct disks *disks, const char *given)
 	if (!err) {
 		disk->queues = o.queues;
 		disk->ahci = o.ahci;
+		disk->packed = o.packed;
 		disk->serial = NULL;
 		if (o.serial)
 			disk->serial = strcpy(disks->serial[disks->count], o.serial);

@@ -44,6 +44,7 @@ struct net {
 	const struct net_ops *ops;
 	const char *kind;
 	uint8_t mac[6];
+	bool packed;
 	unsigned queues, mtu;
 	unsigned plain_max;              /* send_frame: the longest frame that is no TCP segment */
 	bool long_segments;              /* send_frame takes TCP segments of any length, so none are cut */

@@ -39,6 +39,7 @@ static int open_kind(const struct net_options *options, unsigned index, struct n
 	static const char *const no_keys[] = { "mac", NULL };
 	const struct net_kind *kind = NULL;
 	uint8_t mac[6];
+	bool packed;
 	int err;
 
 	for (size_t i = 0; i < KIND_COUNT && !kind; i++)
@@ -50,12 +51,16 @@ static int open_kind(const struct net_options *options, unsigned index, struct n
 		return -EINVAL;
 	}
 	err = net_options_mac(options, index, mac);
+	if (!err)
+		err = net_options_bool(options, "packed", false, &packed);
 	if (err || !kind->open)
 		return err ? err : net_options_check(options, no_keys, NULL);
 	err = kind->open(options, net);
-	if (!err)
-		memcpy((*net)->mac, mac, sizeof(mac));
-	return err;
+	if (err)
+		return err;
+	memcpy((*net)->mac, mac, sizeof(mac));
+	(*net)->packed = packed;
+	return 0;
 }
 
 int net_open(const char *text, unsigned index, struct net **net)
@@ -79,6 +84,11 @@ void net_close(struct net *net)
 const char *net_kind(const struct net *net)
 {
 	return net->kind;
+}
+
+bool net_packed(const struct net *net)
+{
+	return net->packed;
 }
 
 const uint8_t *net_mac(const struct net *net)

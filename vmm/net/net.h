@@ -68,6 +68,7 @@ const uint8_t *net_mac(const struct net *net); /* 6 bytes: the guest's card's ad
 unsigned net_queues(const struct net *net);    /* queue pairs, 1..NET_QUEUES_MAX */
 unsigned net_mtu(const struct net *net);       /* for VIRTIO_NET_F_MTU; 0: not known, do not offer it */
 const char *const *net_kinds(void);            /* for --net help; NULL-terminated */
+bool net_packed(const struct net *net);        /* offer packed rings */
 bool net_link_up(const struct net *net);       /* now */
 
 /* From here on, until net_detach(), the client is called. One client at a time. Thread: main. */

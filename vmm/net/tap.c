@@ -433,7 +433,7 @@ static int tap_start(struct net_tap *tap, const struct net_options *options, int
 /* 0; or -EINVAL with a message. *fd -1: by name. */
 static int parse_options(const struct net_options *options, char name[IFNAMSIZ], unsigned *queues, int *fd)
 {
-	static const char *const keys[] = { "ifname", "script", "queues", "fd", "mac", NULL };
+	static const char *const keys[] = { "ifname", "script", "queues", "fd", "mac", "packed", NULL };
 	const char *ifname = net_options_get(options, "ifname");
 	unsigned number;
 	int err = net_options_check(options, keys, NULL);

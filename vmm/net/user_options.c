@@ -88,7 +88,7 @@ static int parse_mtu(const struct net_options *options, SlirpConfig *c)
 int user_config_parse(const struct net_options *options, struct user_config *config)
 {
 	static const char *const keys[] = { "hostfwd",  "net",  "host", "dns", "dhcpstart", "restrict",
-					    "hostname", "ipv6", "mtu",  "mac", NULL };
+					    "hostname", "ipv6", "mtu",  "mac", "packed",    NULL };
 	SlirpConfig *c = &config->slirp;
 	bool restricted;
 	int err = net_options_check(options, keys, "hostfwd");
