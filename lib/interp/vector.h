@@ -114,6 +114,9 @@ void vector_cache_destroy(struct interp_vector *v);
 void *vector_stub(struct interp_vector *v, const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *zo,
 		  const uint8_t *raw);
 
+/* Outside 64-bit mode W does not widen these to a quadword register or memory operand (SDM 2, each one's table). */
+bool vector_ignores_w(ZydisMnemonic m);
+
 /* ---- vector_bind.c ---- */
 /* Register number 0..31 of a vector, MMX, opmask or general register. */
 uint8_t vector_reg_number(ZydisRegister r);

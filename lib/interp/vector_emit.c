@@ -206,8 +206,7 @@ static void emit_evex(struct emit *e, const struct recode *r)
 	emit_operands(e, r);
 }
 
-/* Outside 64-bit mode W does not widen these to a quadword register or memory operand (SDM 2, each one's table). */
-static bool w_is_ignored(ZydisMnemonic m)
+bool vector_ignores_w(ZydisMnemonic m)
 {
 	switch (m) {
 	case ZYDIS_MNEMONIC_VMOVD:
@@ -373,7 +372,7 @@ void *vector_stub(struct interp_vector *v, const ZydisDecodedInstruction *zi, co
 	struct emit e = { .n = 0 };
 
 	r.long64 = zi->machine_mode == ZYDIS_MACHINE_MODE_LONG_64;
-	r.clear_w = !r.long64 && w_is_ignored(zi->mnemonic);
+	r.clear_w = !r.long64 && vector_ignores_w(zi->mnemonic);
 	for (unsigned n = 0; n < zi->operand_count; n++)
 		recode_operand(&r, &zo[n]);
 	emit_stub(&e, &r);

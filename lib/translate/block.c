@@ -19,6 +19,11 @@ static void classify(struct builder *b, struct insn *i)
 	}
 }
 
+static enum interp_mode interp_mode(const struct builder *b)
+{
+	return b->wide ? INTERP_MODE_64 : INTERP_MODE_32;
+}
+
 static bool decode(struct builder *b, unsigned offset, struct insn *i)
 {
 	unsigned avail = TZ_PAGE_SIZE - offset;
@@ -28,7 +33,7 @@ static bool decode(struct builder *b, unsigned offset, struct insn *i)
 		avail = INTERP_INSN_MAX;
 	for (unsigned k = 0; k < avail; k++)
 		guest_store8(bytes + k, guest_load8(b->host + offset + k));
-	if (!interp_decode_full(b->t->cpu, INTERP_MODE_64, bytes, avail, &i->ii, &i->zi, i->zo))
+	if (!interp_decode_full(b->t->cpu, interp_mode(b), bytes, avail, &i->ii, &i->zi, i->zo))
 		return false;
 	i->offset = (uint16_t)offset;
 	classify(b, i);
@@ -282,10 +287,10 @@ static bool decode_cross(struct builder *b, unsigned offset)
 	struct insn *i = b->insn;
 	gpa_t gpa;
 
-	if ((uint64_t)((int64_t)next >> 47) + 1 > 1 ||
+	if ((uint64_t)((int64_t)next >> 47) + 1 > 1 || (!b->wide && next >> 32) ||
 	    x86_fetch(cpu, cpu->rip, bytes, INTERP_INSN_MAX, &gpa) != INTERP_INSN_MAX || e->tag_exec != next ||
 	    x86_tlb_info(cpu, e)->gpa == b->page ||
-	    !interp_decode_full(cpu, INTERP_MODE_64, bytes, INTERP_INSN_MAX, &i->ii, &i->zi, i->zo))
+	    !interp_decode_full(cpu, interp_mode(b), bytes, INTERP_INSN_MAX, &i->ii, &i->zi, i->zo))
 		return false;
 	len = i->ii.len;
 	if (len <= first)
@@ -349,6 +354,8 @@ struct translate_block *translate_block_make(struct translate *t, uint64_t key, 
 	b->block = translate_alloc(t, sizeof(*b->block));
 	b->mode = (unsigned)(key >> TRANSLATE_MODE_SHIFT);
 	b->mmu = b->mode & TRANSLATE_MODE_MMU;
+	b->wide = !(b->mode & TRANSLATE_MODE_32);
+	b->width = b->wide ? 8 : 4;
 	b->page = page;
 	b->host = host;
 	decode_block(b, (unsigned)(gpa & TZ_PAGE_MASK));

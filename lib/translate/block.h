@@ -21,7 +21,10 @@ enum insn_kind {
 	KIND_RET,
 };
 
-/* The memory an instruction touches, as struct interp_insn names it; RIP-relative: disp is relative to the page. */
+/*
+ * The memory an instruction touches, as struct interp_insn names it; RIP-relative: disp is relative to the page. wide:
+ * 64-bit addresses.
+ */
 struct access {
 	uint16_t size; /* 0: none that is emitted */
 	bool write, wide, stack, masked;
@@ -77,7 +80,9 @@ struct builder {
 	struct emit e;
 	struct translate_block *block;
 	unsigned mmu, mode;
-	uint64_t page; /* GPA */
+	bool wide;      /* 64-bit code; else 32-bit */
+	unsigned width; /* bytes of its addresses, stack slots, near branches */
+	uint64_t page;  /* GPA */
 	const uint8_t *host;
 	unsigned count;
 	unsigned since;             /* instructions not counted yet */
@@ -132,6 +137,7 @@ void insn_flags_keep(struct builder *b, uint32_t live); /* before something lose
 void insn_flags_want(struct builder *b);
 uint32_t insn_live_before(const struct insn *i);
 void insn_emit_interp(struct builder *b, struct insn *i);
+void insn_move_stack(struct builder *b, unsigned from, int32_t by); /* RSP = host register + by, in the mode's width */
 
 /* ---- flow.c ---- */
 void flow_emit(struct builder *b, struct insn *i);      /* KIND_JCC, _JMP, _CALL, _RET */

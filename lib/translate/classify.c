@@ -27,13 +27,57 @@ static bool has_memory(const struct insn *i)
 	return false;
 }
 
-/* Only general registers, immediates, and a memory operand that ModRM encodes. */
+static unsigned width_of(unsigned mode)
+{
+	return mode & TRANSLATE_MODE_32 ? 4 : 8;
+}
+
+/* MOV between rAX and an address without ModRM. */
+static bool is_moffs(const struct insn *i)
+{
+	return i->zi.mnemonic == ZYDIS_MNEMONIC_MOV && i->zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+	       (i->zi.opcode & 0xfc) == 0xa0;
+}
+
+/*
+ * Bits of VEX, EVEX and is4 that mean something only in 64-bit mode, set so that they would (SDM 2 2.3.5, 2.7.1), and
+ * W where 32-bit code has no quadword.
+ */
+static bool odd_in_32bit(const struct insn *i)
+{
+	const ZydisDecodedInstruction *zi = &i->zi;
+	const uint8_t *vex = i->ii.raw + zi->raw.vex.offset, *evex = i->ii.raw + zi->raw.evex.offset;
+	bool w;
+
+	for (unsigned n = 0; n < zi->operand_count_visible; n++)
+		if (i->zo[n].encoding == ZYDIS_OPERAND_ENCODING_IS4 && (i->ii.raw[zi->length - 1] & 0x80))
+			return true;
+	switch (zi->encoding) {
+	case ZYDIS_INSTRUCTION_ENCODING_VEX:
+		w = zi->raw.vex.W;
+		if (vex[0] == 0xc4 ? !(vex[1] & 0x20) || !(vex[2] & 0x40) : !(vex[1] & 0x40))
+			return true;
+		break;
+	case ZYDIS_INSTRUCTION_ENCODING_EVEX:
+		w = zi->raw.evex.W;
+		if ((evex[1] & 0xf0) != 0xf0 || !(evex[2] & 0x40) || !(evex[3] & 8))
+			return true;
+		break;
+	default: return false;
+	}
+	for (unsigned n = 0; n < ARRAY_SIZE(i->ii.kind); n++)
+		if (w && i->ii.kind[n] == INTERP_OP_REG)
+			return true;
+	return w && vector_ignores_w(zi->mnemonic);
+}
+
+/* Only general registers, immediates, and a memory operand that ModRM encodes or could. */
 static bool plain_operands(const struct insn *i)
 {
 	for (unsigned n = 0; n < i->zi.operand_count_visible; n++) {
 		if (n >= ARRAY_SIZE(i->ii.kind) || i->ii.kind[n] == INTERP_OP_SEG || i->ii.kind[n] == INTERP_OP_OTHER)
 			return false;
-		if (i->ii.kind[n] == INTERP_OP_MEM && !(i->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM))
+		if (i->ii.kind[n] == INTERP_OP_MEM && !(i->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM) && !is_moffs(i))
 			return false;
 	}
 	return true;
@@ -93,26 +137,26 @@ static enum insn_kind kind_extra(const struct insn *i)
 	}
 }
 
-static enum insn_kind kind_stack(const struct insn *i)
+static enum insn_kind kind_stack(const struct insn *i, unsigned width)
 {
 	const struct interp_insn *ii = &i->ii;
 
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
-		return ii->opsize == 8 && ii->kind[0] <= INTERP_OP_IMM && ii->kind[0] != INTERP_OP_REG_HIGH
+		return ii->opsize == width && ii->kind[0] <= INTERP_OP_IMM && ii->kind[0] != INTERP_OP_REG_HIGH
 			       ? KIND_PUSH
 			       : KIND_INTERP;
-	case ZYDIS_MNEMONIC_POP: return ii->opsize == 8 && ii->kind[0] == INTERP_OP_REG ? KIND_POP : KIND_INTERP;
-	case ZYDIS_MNEMONIC_LEAVE: return ii->opsize == 8 ? KIND_LEAVE : KIND_INTERP;
+	case ZYDIS_MNEMONIC_POP: return ii->opsize == width && ii->kind[0] == INTERP_OP_REG ? KIND_POP : KIND_INTERP;
+	case ZYDIS_MNEMONIC_LEAVE: return ii->opsize == width ? KIND_LEAVE : KIND_INTERP;
 	default: return KIND_INTERP;
 	}
 }
 
-static enum insn_kind kind_branch(const struct insn *i)
+static enum insn_kind kind_branch(const struct insn *i, unsigned width)
 {
 	const struct interp_insn *ii = &i->ii;
 
-	if (i->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || ii->opsize != 8)
+	if (i->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || ii->opsize != width)
 		return KIND_INTERP;
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_JMP: return KIND_JMP;
@@ -238,7 +282,7 @@ static enum insn_kind kind_of(const struct insn *i, unsigned mode)
 											     : KIND_INTERP;
 	case ZYDIS_MNEMONIC_DIV:
 	case ZYDIS_MNEMONIC_IDIV: return ii->opsize >= 4 ? KIND_DIV : KIND_INTERP;
-	case ZYDIS_MNEMONIC_LEA: return ii->opsize >= 4 ? KIND_LEA : KIND_INTERP;
+	case ZYDIS_MNEMONIC_LEA: return ii->opsize >= 4 && ii->addrsize >= 4 ? KIND_LEA : KIND_INTERP;
 	case ZYDIS_MNEMONIC_NOP:
 	case ZYDIS_MNEMONIC_ENDBR64:
 		/* 0F 0D with a register: interp knows whose it is. */
@@ -252,9 +296,9 @@ static enum insn_kind kind_of(const struct insn *i, unsigned mode)
 	}
 	if (i->zi.meta.category == ZYDIS_CATEGORY_CMOV || i->zi.meta.category == ZYDIS_CATEGORY_SETCC)
 		return plain_operands(i) ? KIND_GENERIC : KIND_INTERP;
-	kind = kind_stack(i);
+	kind = kind_stack(i, width_of(mode));
 	if (kind == KIND_INTERP)
-		kind = kind_branch(i);
+		kind = kind_branch(i, width_of(mode));
 	if (kind == KIND_INTERP)
 		kind = kind_extra(i);
 	return kind == KIND_INTERP ? kind_vector(i, mode) : kind;
@@ -262,11 +306,11 @@ static enum insn_kind kind_of(const struct insn *i, unsigned mode)
 
 /* ---- memory and registers ---- */
 
-static void stack_access(struct access *a, int disp, bool write)
+static void stack_access(struct access *a, unsigned width, int disp, bool write)
 {
-	*a = (struct access){ .size = 8,
+	*a = (struct access){ .size = (uint16_t)width,
 			      .write = write,
-			      .wide = true,
+			      .wide = width == 8,
 			      .stack = true,
 			      .base = X86_RSP,
 			      .index = INTERP_NO_REG,
@@ -275,9 +319,21 @@ static void stack_access(struct access *a, int disp, bool write)
 			      .disp = disp };
 }
 
+/*
+ * Relative to RSP. In 32-bit code: near it, so that RSP as the host has it is not on the other side of 4 GiB (fill() in
+ * runtime.c sees to the page).
+ */
+static bool is_stack(const struct access *a, bool wide)
+{
+	if (a->base != X86_RSP || a->index != INTERP_NO_REG || a->wide != wide || a->seg >= X86_FS)
+		return false;
+	return wide || (a->disp >= -(int64_t)TZ_PAGE_SIZE && a->disp <= (int64_t)TZ_PAGE_SIZE);
+}
+
 bool insn_operand_access(const struct insn *i, struct access *a)
 {
 	const struct interp_insn *ii = &i->ii;
+	bool wide = i->zi.machine_mode == ZYDIS_MACHINE_MODE_LONG_64;
 	unsigned n;
 
 	a->size = 0;
@@ -296,26 +352,31 @@ bool insn_operand_access(const struct insn *i, struct access *a)
 			      .seg = ii->seg,
 			      .align = i->kind == KIND_VECTOR ? vector_info(ii)->align : 1,
 			      .disp = ii->disp };
+	/* In 32-bit code nothing but data can be written, and not all code be read; 16 bits of address are interp's. */
+	if (!wide && (ii->addrsize == 2 || a->seg == X86_CS))
+		return false;
+	if (!wide)
+		a->disp = (int32_t)a->disp;
 	if (a->index == INTERP_NO_REG)
 		a->shift = 0;
 	if (a->base == INTERP_RIP_REG)
 		a->disp += i->offset + ii->len;
-	a->stack = a->base == X86_RSP && a->index == INTERP_NO_REG && a->wide && a->seg < X86_FS;
+	a->stack = is_stack(a, wide);
 	if (!a->align)
 		a->align = 1;
 	return a->size != 0;
 }
 
-static bool find_access(struct insn *i)
+static bool find_access(struct insn *i, unsigned width)
 {
 	i->mem.size = 0;
 	switch (i->kind) {
 	case KIND_PUSH:
-	case KIND_CALL: stack_access(&i->mem, -8, true); return true;
+	case KIND_CALL: stack_access(&i->mem, width, -(int)width, true); return true;
 	case KIND_POP:
-	case KIND_RET: stack_access(&i->mem, 0, false); return true;
+	case KIND_RET: stack_access(&i->mem, width, 0, false); return true;
 	case KIND_LEAVE:
-		stack_access(&i->mem, 0, false);
+		stack_access(&i->mem, width, 0, false);
 		i->mem.stack = false;
 		i->mem.base = X86_RBP;
 		return true;
@@ -328,10 +389,10 @@ static bool find_access(struct insn *i)
 }
 
 /* ADD, SUB, INC, DEC, LEA that move a register by a constant, and what moves RSP. */
-static bool find_step(struct insn *i)
+static bool find_step(struct insn *i, unsigned width)
 {
 	const struct interp_insn *ii = &i->ii;
-	bool reg = ii->kind[0] == INTERP_OP_REG && ii->opsize == 8;
+	bool reg = ii->kind[0] == INTERP_OP_REG && ii->opsize == width;
 	int64_t step;
 
 	switch (i->kind == KIND_GENERIC || i->kind == KIND_LEA || i->kind == KIND_PUSH || i->kind == KIND_POP
@@ -339,18 +400,18 @@ static bool find_step(struct insn *i)
 			: ZYDIS_MNEMONIC_INVALID) {
 	case ZYDIS_MNEMONIC_PUSH:
 		i->step_reg = X86_RSP;
-		i->step = -8;
+		i->step = -(int32_t)width;
 		return true;
 	case ZYDIS_MNEMONIC_POP:
 		i->step_reg = X86_RSP;
-		i->step = 8;
+		i->step = (int32_t)width;
 		return ii->reg[0] != X86_RSP;
 	case ZYDIS_MNEMONIC_INC: step = 1; break;
 	case ZYDIS_MNEMONIC_DEC: step = -1; break;
-	case ZYDIS_MNEMONIC_ADD: step = (int64_t)ii->imm; break;
-	case ZYDIS_MNEMONIC_SUB: step = -(int64_t)ii->imm; break;
+	case ZYDIS_MNEMONIC_ADD: step = width == 8 ? (int64_t)ii->imm : (int32_t)ii->imm; break;
+	case ZYDIS_MNEMONIC_SUB: step = width == 8 ? -(int64_t)ii->imm : -(int64_t)(int32_t)ii->imm; break;
 	case ZYDIS_MNEMONIC_LEA:
-		if (ii->addrsize != 8 || ii->base != ii->reg[0] || ii->index != INTERP_NO_REG)
+		if (ii->addrsize != width || ii->base != ii->reg[0] || ii->index != INTERP_NO_REG)
 			return false;
 		step = ii->disp;
 		break;
@@ -366,7 +427,7 @@ static bool find_step(struct insn *i)
 	return true;
 }
 
-static void find_clobbers(struct insn *i)
+static void find_clobbers(struct insn *i, unsigned width)
 {
 	i->clobbers = 0;
 	i->step_reg = INTERP_NO_REG;
@@ -385,7 +446,7 @@ static void find_clobbers(struct insn *i)
 		if (r >= ZYDIS_REGISTER_RAX && r <= ZYDIS_REGISTER_R15)
 			i->clobbers |= (uint16_t)BIT32(r - ZYDIS_REGISTER_RAX);
 	}
-	if (find_step(i))
+	if (find_step(i, width))
 		i->clobbers &= (uint16_t)~BIT32(i->step_reg);
 	else
 		i->step_reg = INTERP_NO_REG;
@@ -413,6 +474,12 @@ static void find_flags(struct insn *i)
 void insn_classify(struct insn *i, unsigned mode)
 {
 	i->kind = i->ii.mnemonic == ZYDIS_MNEMONIC_INVALID ? KIND_INTERP : kind_of(i, mode);
+	if (mode & TRANSLATE_MODE_32 && odd_in_32bit(i))
+		i->kind = KIND_INTERP;
+	/* A target further away than a record can say. */
+	if (i->kind >= KIND_JCC && i->ii.kind[0] == INTERP_OP_IMM && i->kind != KIND_RET &&
+	    !(mode & TRANSLATE_MODE_32) && flow_target(i) != (int32_t)flow_target(i))
+		i->kind = KIND_INTERP;
 	/* What interp raises #UD for ends a block. */
 	if (i->ii.ends_block && i->kind < KIND_JCC)
 		i->kind = KIND_INTERP;
@@ -423,8 +490,8 @@ void insn_classify(struct insn *i, unsigned mode)
 	if (i->kind == KIND_PUSH && i->ii.kind[0] == INTERP_OP_MEM &&
 	    ((mode & TRANSLATE_MODE_PLAIN) || i->ii.base == X86_RSP))
 		i->kind = KIND_INTERP;
-	if (!find_access(i))
+	if (!find_access(i, width_of(mode)))
 		i->kind = KIND_INTERP;
 	find_flags(i);
-	find_clobbers(i);
+	find_clobbers(i, width_of(mode));
 }

@@ -24,8 +24,10 @@ static void emit_poll(struct emit *e)
  * To `target` (offset in the page) by the rel32 at the end of what has been emitted. The flags need not be kept yet:
  * whether the block there needs them is known when it is linked.
  */
-static void exit_to(struct builder *b, const struct insn *i, int64_t target)
+static void exit_to(struct builder *b, const struct insn *i, int64_t far_target)
 {
+	int64_t target = (int32_t)far_target; /* 32-bit code wraps around */
+
 	struct translate_exit *x =
 		(struct translate_exit *)block_record(b, i, in_page(target) ? ACTION_EXIT : ACTION_FAR);
 	struct cold *c = block_cold(b, &x->record);
@@ -57,7 +59,7 @@ static void emit_far(struct builder *b, struct translate_exit *x, bool save_flag
 		emit_poll(e);
 		block_cold_from(b, c, CC_NE);
 	}
-	emit_alu_imm(e, true, ALU_ADD, HOST_T0, (uint32_t)pages);
+	emit_alu_imm(e, b->wide, ALU_ADD, HOST_T0, (uint32_t)pages);
 	emit_gs(e, true, 0x89, HOST_T0, FRAME(rip_page));
 	emit8(e, OP_JMP);
 	x->last = (uint32_t)(e->p - b->t->rw);
@@ -160,7 +162,7 @@ static void jump_to(struct builder *b, const struct insn *i, int64_t target)
 	}
 	x = (struct translate_exit *)block_record(b, i, ACTION_FAR);
 	x->record.disp = (int32_t)target;
-	x->backward = target < 0 || (!i && b->poll_end);
+	x->backward = x->record.disp < 0 || (!i && b->poll_end);
 	emit_far(b, x, b->flags_host && !b->flags_frame);
 }
 
@@ -181,33 +183,39 @@ static bool emit_target(struct builder *b, struct insn *i)
 	if (i->ii.kind[0] == INTERP_OP_MEM) {
 		if (!insn_operand_access(i, &a) || !window_access(b, i, &a, &m))
 			return false;
-		recode_emit_mem(&b->e, true, 0x8b, HOST_T0, &m);
+		recode_emit_mem(&b->e, b->wide, 0x8b, HOST_T0, &m);
 	} else {
 		host = host_of(i->ii.reg[0]);
 		if (host == HOST_NONE)
 			emit_gpr_load(&b->e, HOST_T0, i->ii.reg[0]);
 		else
-			emit_mov_rr(&b->e, HOST_T0, host);
+			emit_rr(&b->e, b->wide, 0x89, host, HOST_T0);
 	}
 	window_scratch(b);
 	return true;
 }
 
+/* All has been done but the jump to r11; interp looks what is wrong with it, in 32-bit code nothing can be. */
+static void jump_indirect(struct builder *b, const struct insn *i, int32_t popped)
+{
+	struct translate_record *r = block_record(b, i, b->wide ? ACTION_INTERP : ACTION_JUMP);
+
+	r->adjust = b->wide ? (int16_t)-popped : 0;
+	b->since++;
+	block_emit_count(b);
+	r->since = -1; /* counted already */
+	emit_jump_inline(b, r);
+}
+
 static bool emit_jmp(struct builder *b, struct insn *i)
 {
-	struct translate_record *r;
-
 	if (i->ii.kind[0] == INTERP_OP_IMM) {
 		emit_relative(b, i, flow_target(i));
 		return true;
 	}
 	if (!emit_target(b, i))
 		return false;
-	r = block_record(b, i, ACTION_INTERP);
-	b->since++;
-	block_emit_count(b);
-	r->since = -1; /* counted already */
-	emit_jump_inline(b, r);
+	jump_indirect(b, i, 0);
 	return true;
 }
 
@@ -231,14 +239,15 @@ static bool emit_call(struct builder *b, struct insn *i)
 	if (indirect) {
 		if (!emit_target(b, i))
 			return false;
-		emit_canonical(b, i);
+		if (b->wide)
+			emit_canonical(b, i);
 	}
 	if (!window_access(b, i, &i->mem, &m))
 		return false;
 	emit_gs(e, true, 0x8b, HOST_T1, FRAME(rip_page));
 	emit_lea(e, HOST_T1, HOST_T1, i->offset + i->ii.len);
-	recode_emit_mem(e, true, 0x89, HOST_T1, &m);
-	emit_lea(e, HOST_SP, HOST_SP, -8);
+	recode_emit_mem(e, b->wide, 0x89, HOST_T1, &m);
+	insn_move_stack(b, HOST_SP, -(int32_t)b->width);
 	if (!indirect) {
 		emit_relative(b, i, flow_target(i));
 		return true;
@@ -251,20 +260,14 @@ static bool emit_call(struct builder *b, struct insn *i)
 
 static bool emit_ret(struct builder *b, struct insn *i)
 {
-	struct translate_record *r;
 	struct host_mem m;
-	int32_t pop = 8 + (int32_t)i->ii.imm;
+	int32_t pop = (int32_t)b->width + (int32_t)i->ii.imm;
 
 	if (!window_access(b, i, &i->mem, &m))
 		return false;
-	recode_emit_mem(&b->e, true, 0x8b, HOST_T0, &m);
-	emit_lea(&b->e, HOST_SP, HOST_SP, pop);
-	r = block_record(b, i, ACTION_INTERP);
-	r->adjust = -pop;
-	b->since++;
-	block_emit_count(b);
-	r->since = -1; /* counted already */
-	emit_jump_inline(b, r);
+	recode_emit_mem(&b->e, b->wide, 0x8b, HOST_T0, &m);
+	insn_move_stack(b, HOST_SP, pop);
+	jump_indirect(b, i, pop);
 	return true;
 }
 

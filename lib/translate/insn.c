@@ -103,6 +103,11 @@ static void emit_lea_insn(struct builder *b, struct insn *i)
 		emit_gpr_store(&b->e, HOST_T1, guest);
 }
 
+void insn_move_stack(struct builder *b, unsigned from, int32_t by)
+{
+	emit_rm(&b->e, b->wide, 0x8d, HOST_SP, from, by);
+}
+
 static void emit_push(struct builder *b, struct insn *i)
 {
 	struct host_mem m, source;
@@ -116,11 +121,11 @@ static void emit_push(struct builder *b, struct insn *i)
 			b->bad = true;
 			return;
 		}
-		recode_emit_mem(&b->e, true, 0x8b, HOST_T0, &source);
+		recode_emit_mem(&b->e, b->wide, 0x8b, HOST_T0, &source);
 		window_scratch(b);
-		recode_emit_mem(&b->e, true, 0x89, HOST_T0, &m);
+		recode_emit_mem(&b->e, b->wide, 0x89, HOST_T0, &m);
 	} else if (i->ii.kind[0] == INTERP_OP_IMM) {
-		recode_emit_mem(&b->e, true, 0xc7, 0, &m);
+		recode_emit_mem(&b->e, b->wide, 0xc7, 0, &m);
 		emit32(&b->e, (uint32_t)i->ii.imm);
 	} else {
 		host = host_of(i->ii.reg[0]);
@@ -128,9 +133,9 @@ static void emit_push(struct builder *b, struct insn *i)
 			host = HOST_T1;
 			emit_gpr_load(&b->e, host, i->ii.reg[0]);
 		}
-		recode_emit_mem(&b->e, true, 0x89, host, &m);
+		recode_emit_mem(&b->e, b->wide, 0x89, host, &m);
 	}
-	emit_lea(&b->e, HOST_SP, HOST_SP, -8);
+	insn_move_stack(b, HOST_SP, -(int32_t)b->width);
 }
 
 static void emit_pop(struct builder *b, struct insn *i)
@@ -139,9 +144,9 @@ static void emit_pop(struct builder *b, struct insn *i)
 	struct host_mem m;
 
 	window_access(b, i, &i->mem, &m);
-	recode_emit_mem(&b->e, true, 0x8b, host == HOST_NONE ? HOST_T1 : host, &m);
+	recode_emit_mem(&b->e, b->wide, 0x8b, host == HOST_NONE ? HOST_T1 : host, &m);
 	if (host != HOST_SP) /* what POP RSP has loaded stays */
-		emit_lea(&b->e, HOST_SP, HOST_SP, 8);
+		insn_move_stack(b, HOST_SP, (int32_t)b->width);
 	if (host == HOST_NONE)
 		emit_gpr_store(&b->e, HOST_T1, i->ii.reg[0]);
 }
@@ -155,8 +160,8 @@ static void emit_leave(struct builder *b, struct insn *i)
 		return;
 	}
 	/* RSP moves when nothing can fault any more. */
-	recode_emit_mem(&b->e, true, 0x8b, HOST_T1, &m);
-	emit_lea(&b->e, HOST_SP, X86_RBP, 8);
+	recode_emit_mem(&b->e, b->wide, 0x8b, HOST_T1, &m);
+	insn_move_stack(b, X86_RBP, (int32_t)b->width);
 	emit_mov_rr(&b->e, X86_RBP, HOST_T1);
 }
 

@@ -65,7 +65,7 @@ static void pages_clear(struct translate_jumps *j)
 
 /* ---- what is in them ---- */
 
-static void clear(struct translate *t, unsigned mmu)
+void translate_jump_clear_context(struct translate *t, unsigned mmu)
 {
 	struct translate_jumps *j = &t->jumps[mmu];
 	struct translate_jump *jump = t->frame->jump[mmu];
@@ -94,7 +94,7 @@ void translate_jump_create(struct translate *t)
 void translate_jump_clear(struct translate *t)
 {
 	for (unsigned n = 0; n < X86_MMU_COUNT; n++)
-		clear(t, n);
+		translate_jump_clear_context(t, n);
 }
 
 static bool is_empty(const struct translate_jump *jump, unsigned n)
@@ -143,7 +143,7 @@ void translate_flushed(struct x86_cpu *cpu, enum x86_tlb_flush what, uint64_t gv
 
 		if (what == X86_TLB_FLUSH_ALL || (what == X86_TLB_FLUSH_NONGLOBAL && j->local) ||
 		    (what == X86_TLB_FLUSH_PAGE && pages_have(j, gva)))
-			clear(t, n);
+			translate_jump_clear_context(t, n);
 	}
 }
 

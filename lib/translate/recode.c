@@ -4,7 +4,9 @@
 
 struct recode {
 	unsigned reg, rm, vvvv; /* host numbers; reg and rm as encoded if they are no general register */
-	bool opcode_reg;        /* rm is in the opcode */
+	unsigned opcode;
+	bool modrm;
+	bool opcode_reg; /* rm is in the opcode */
 	const struct host_mem *mem;
 	bool no_rex; /* names AH, CH, DH or BH */
 	bool rex;    /* had a REX: SPL, BPL, SIL, DIL */
@@ -59,7 +61,7 @@ static void emit_modrm(struct builder *b, const struct insn *i, const struct rec
 				imm = 1;
 	if (r->mem)
 		emit_operand(&b->e, r->reg, r->mem, zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX);
-	else if (zi->attributes & ZYDIS_ATTRIB_HAS_MODRM)
+	else if (r->modrm)
 		emit8(&b->e, 0xc0 | (r->reg & 7) << 3 | (r->rm & 7));
 	emit_bytes(&b->e, i->ii.raw + zi->length - imm, imm);
 }
@@ -101,7 +103,7 @@ static void emit_legacy(struct builder *b, const struct insn *i, const struct re
 		emit8(e, 0x38);
 	if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
 		emit8(e, 0x3a);
-	emit8(e, r->opcode_reg ? (zi->opcode & 0xf8u) | (r->rm & 7) : zi->opcode);
+	emit8(e, r->opcode_reg ? (r->opcode & 0xf8u) | (r->rm & 7) : r->opcode);
 	emit_modrm(b, i, r);
 }
 
@@ -191,11 +193,37 @@ static unsigned operand_host(struct builder *b, const struct insn *i, unsigned n
 	return host;
 }
 
+/* Opcodes that mean something else in 64-bit mode, or have an address in them: as ones with ModRM. */
+static void choose_opcode(struct recode *r, const ZydisDecodedInstruction *zi)
+{
+	r->opcode = zi->opcode;
+	r->modrm = (zi->attributes & ZYDIS_ATTRIB_HAS_MODRM) != 0;
+	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+		return;
+	if ((zi->opcode & 0xf0) == 0x40) { /* INC, DEC */
+		r->opcode = 0xff;
+		r->reg = (zi->opcode >> 3) & 1;
+		r->modrm = true;
+	} else if ((zi->opcode & 0xfc) == 0xa0) { /* MOV rAX, moffs and back */
+		r->opcode = (zi->opcode & 2 ? 0x88 : 0x8a) | (zi->opcode & 1);
+	} else if (zi->opcode == 0x82) {
+		r->opcode = 0x80;
+	}
+}
+
+/* xchg of the low and the high byte of one of RAX, RCX, RDX, RBX, as AH, CH, DH, BH are numbered: no flags */
+static void emit_swap_bytes(struct emit *e, unsigned high)
+{
+	emit8(e, 0x86);
+	emit8(e, 0xc0 | high << 3 | (high - 4));
+}
+
 void recode_emit(struct builder *b, struct insn *i, const struct host_mem *m)
 {
 	const ZydisDecodedInstruction *zi = &i->zi;
 	struct borrowed borrowed[2];
 	struct recode r = { .mem = m };
+	unsigned swapped = 0;
 	unsigned count = 0;
 	bool reg_gpr = false, rm_gpr = false, memory = m && (m->base == HOST_T0 || m->index == HOST_T0);
 
@@ -206,6 +234,7 @@ void recode_emit(struct builder *b, struct insn *i, const struct host_mem *m)
 		r.reg = zi->raw.modrm.reg | (legacy && zi->raw.rex.R ? 8u : 0);
 		r.rm = zi->raw.modrm.rm | (legacy && zi->raw.rex.B ? 8u : 0);
 	}
+	choose_opcode(&r, zi);
 	if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
 		const uint8_t *vex = i->ii.raw + zi->raw.vex.offset;
 		bool two = vex[0] == 0xc5;
@@ -217,8 +246,15 @@ void recode_emit(struct builder *b, struct insn *i, const struct host_mem *m)
 	r.rex = (zi->attributes & ZYDIS_ATTRIB_HAS_REX) != 0 && i->kind == KIND_GENERIC;
 	for (unsigned n = 0; n < zi->operand_count_visible && n < ARRAY_SIZE(i->ii.kind); n++) {
 		if (i->ii.kind[n] == INTERP_OP_REG_HIGH) {
-			/* The number as encoded, 4..7, is what AH..BH have without REX. */
-			r.no_rex = true;
+			/* The number as encoded, 4..7, is what AH..BH have without REX; memory needs that for its base.
+			 */
+			if (m && i->ii.mnemonic != ZYDIS_MNEMONIC_CMPXCHG) {
+				swapped = r.reg;
+				r.reg -= 4;
+				emit_swap_bytes(&b->e, swapped);
+			} else {
+				r.no_rex = true;
+			}
 			continue;
 		}
 		if (!is_gpr(&i->zo[n]))
@@ -234,7 +270,7 @@ void recode_emit(struct builder *b, struct insn *i, const struct host_mem *m)
 			break;
 		case ZYDIS_OPERAND_ENCODING_OPCODE:
 			r.rm = operand_host(b, i, n, memory, borrowed, &count);
-			r.opcode_reg = true;
+			r.opcode_reg = !r.modrm;
 			break;
 		case ZYDIS_OPERAND_ENCODING_NDSNDD: r.vvvv = operand_host(b, i, n, memory, borrowed, &count); break;
 		default: break; /* RAX, RCX, RDX by nature: where they are anyway */
@@ -246,6 +282,8 @@ void recode_emit(struct builder *b, struct insn *i, const struct host_mem *m)
 		emit_evex(b, i, &r, reg_gpr, rm_gpr);
 	else
 		emit_legacy(b, i, &r);
+	if (swapped)
+		emit_swap_bytes(&b->e, swapped);
 	for (unsigned k = 0; k < count; k++)
 		if (borrowed[k].write)
 			emit_gpr_store(&b->e, borrowed[k].host, borrowed[k].guest);

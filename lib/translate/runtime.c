@@ -25,6 +25,24 @@ static uint64_t tlb_generation(const struct x86_cpu *cpu)
 	return (uint64_t)cpu->tlb->flushes << 32 | cpu->tlb->withholds;
 }
 
+/* For a window on it in 32-bit code: no operand near RSP, which lies in it, is on the other side of 0 or 4 GiB. */
+static bool is_stack_page32(uint64_t page)
+{
+	return page >= TZ_PAGE_SIZE && page < (UINT64_C(1) << 32) - 2 * TZ_PAGE_SIZE;
+}
+
+/* What only 32-bit code looks at, or looks at otherwise. */
+static void frame_enter32(struct translate *t)
+{
+	const struct x86_cpu *cpu = t->cpu;
+	struct translate_frame *frame = t->frame;
+
+	frame->fs_beyond = translate_unlimited(&cpu->seg[X86_FS]) ? 0 : TRANSLATE_NO_PAGE;
+	frame->gs_beyond = translate_unlimited(&cpu->seg[X86_GS]) ? 0 : TRANSLATE_NO_PAGE;
+	if (unlikely(!is_stack_page32(frame->stack_page)))
+		frame->stack_page = TRANSLATE_NO_PAGE;
+}
+
 static void frame_enter(struct translate *t)
 {
 	struct x86_cpu *cpu = t->cpu;
@@ -39,6 +57,8 @@ static void frame_enter(struct translate *t)
 		translate_victim_clear(t);
 		frame->stack_page = TRANSLATE_NO_PAGE;
 	}
+	if (unlikely(cpu->code_size != 8))
+		frame_enter32(t);
 	if (unlikely(t->window_mmu != cpu->mmu_index || frame->stack_page == TRANSLATE_NO_PAGE)) {
 		t->window_mmu = cpu->mmu_index;
 		frame->stack_page = TRANSLATE_NO_PAGE;
@@ -51,10 +71,12 @@ static void frame_enter(struct translate *t)
 /* Has something made code stale that the jump caches lead to? */
 static void refresh(struct translate *t, uint64_t mode)
 {
+	uint64_t *known = &t->mode[mode & TRANSLATE_MODE_MMU];
+
 	translate_mail_read(t);
-	if (unlikely(t->mode != (mode & ~(uint64_t)TRANSLATE_MODE_MMU))) {
-		translate_jump_clear(t);
-		t->mode = mode & ~(uint64_t)TRANSLATE_MODE_MMU;
+	if (unlikely(*known != mode)) {
+		translate_jump_clear_context(t, (unsigned)mode & TRANSLATE_MODE_MMU);
+		*known = mode;
 	}
 }
 
@@ -108,6 +130,13 @@ static struct translate_block *block_at_rip(struct x86_cpu *cpu, struct translat
 }
 
 /* The exit has led to `b`. In the same mode, but for windows. */
+/* 32-bit code that goes on behind 4 GiB at 0 is led there by C: jumps that are linked and do not poll go forward. */
+static bool wraps(const struct translate *t, const struct translate_block *from, const struct translate_exit *x)
+{
+	return from->key >> TRANSLATE_MODE_SHIFT & TRANSLATE_MODE_32 &&
+	       (t->frame->rip_page + (uint64_t)(int64_t)x->record.disp) >> 32;
+}
+
 static void link(struct translate *t, struct translate_exit *x, struct translate_block *b)
 {
 	const struct translate_block *from = translate_at(t, x->record.block);
@@ -115,7 +144,7 @@ static void link(struct translate *t, struct translate_exit *x, struct translate
 	uint64_t differ = (from->key ^ b->key) & ~plain;
 
 	if (x->record.action == ACTION_FAR) {
-		if (!(differ >> TRANSLATE_MODE_SHIFT))
+		if (!(differ >> TRANSLATE_MODE_SHIFT) && !wraps(t, from, x))
 			translate_link_far(t, (struct translate_far *)x, b, t->frame->rip_page);
 	} else if (!(differ >> TZ_PAGE_SHIFT)) {
 		translate_link(t, x, b);
@@ -166,7 +195,7 @@ static const void *go_on(struct x86_cpu *cpu, struct translate *t, struct transl
 	/* The end of a visit: the poll word is the loop's to set right. */
 	if (unlikely(t->visits) && !translate_direct_visit(t))
 		return NULL;
-	if (cpu->cpl == 3 && translate_direct_eager(t))
+	if (cpu->cpl == 3 && cpu->code_size == 8 && translate_direct_eager(t))
 		return NULL;
 	/* The plain rest of a block belongs to it. */
 	if (unlikely(t->guard) && !t->plain && t->guard->stop(cpu))
@@ -187,8 +216,9 @@ static const struct interp_insn *record_insn(struct translate *t, const struct t
 	if (unlikely(d->record != r)) {
 		d->record = NULL;
 		/* It could be decoded before, so it is whole. */
-		interp_decode(t->cpu, INTERP_MODE_64, range->source + at, (unsigned)range->len + b->cross - at,
-			      &d->insn);
+		interp_decode(t->cpu,
+			      b->key >> TRANSLATE_MODE_SHIFT & TRANSLATE_MODE_32 ? INTERP_MODE_32 : INTERP_MODE_64,
+			      range->source + at, (unsigned)range->len + b->cross - at, &d->insn);
 		d->record = r;
 	}
 	return &d->insn;
@@ -233,7 +263,8 @@ static const void *interp_op(struct x86_cpu *cpu, struct translate *t, const str
 		t->op_runs = false;
 	}
 	if (likely(r->resume && cpu->rip == next && !t->interp.abort_block && !cpu->io.logged &&
-		   translate_mode(cpu) == mode && cpu->tlb->flushes == flushes)) {
+		   translate_mode(cpu) == mode && cpu->tlb->flushes == flushes &&
+		   (cpu->code_size == 8 || translate_flat32(cpu)))) {
 		if (r->flags & TRANSLATE_RECORD_VECTOR)
 			x86_fpu_load(cpu);
 		/* The rest of the block counts from its own start. */
@@ -247,7 +278,26 @@ static const void *interp_op(struct x86_cpu *cpu, struct translate *t, const str
 
 /* ---- TLB misses ---- */
 
-static uint64_t check_address(const struct x86_cpu *cpu, const struct translate *t, const struct translate_check *k)
+/*
+ * What the check computes. 32-bit code takes a stack pointer as it is, upper half and all, and only where a window may
+ * be; others wrap around.
+ */
+static bool check_address32(const struct x86_cpu *cpu, const struct translate_check *k, uint64_t *a)
+{
+	if (k->record.action == ACTION_STACK)
+		return is_stack_page32(*a & ~TZ_PAGE_MASK);
+	*a = (uint32_t)*a;
+	if (k->seg < X86_FS)
+		return true;
+	if (*a + k->span - 1 > UINT32_MAX || !translate_unlimited(&cpu->seg[k->seg]))
+		return false;
+	*a = (uint32_t)(*a + cpu->seg[k->seg].base);
+	return true;
+}
+
+/* False: out of reach. */
+static bool check_address(const struct x86_cpu *cpu, const struct translate *t, const struct translate_check *k,
+			  uint64_t *address)
 {
 	uint64_t a = (uint64_t)(int64_t)k->record.disp;
 
@@ -257,19 +307,28 @@ static uint64_t check_address(const struct x86_cpu *cpu, const struct translate 
 		a += cpu->gpr[k->base];
 	if (k->index < 16)
 		a += cpu->gpr[k->index] << k->shift;
+	*address = a;
+	if (cpu->code_size != 8)
+		return check_address32(cpu, k, address);
 	if (!k->wide)
 		a = (uint32_t)a;
-	return k->seg >= X86_FS ? a + cpu->seg[k->seg].base : a;
+	*address = k->seg >= X86_FS ? a + cpu->seg[k->seg].base : a;
+	return true;
 }
 
 /* Make the check pass. */
 static bool fill(struct x86_cpu *cpu, struct translate *t, const struct translate_check *k)
 {
-	uint64_t a = check_address(cpu, t, k), page = a & ~TZ_PAGE_MASK;
-	const struct x86_tlb_entry *e = x86_tlb_slot(cpu, cpu->mmu_index, a);
+	const struct x86_tlb_entry *e;
 	unsigned flags = k->record.flags;
-	const uint64_t *tag = flags & TRANSLATE_RECORD_WINDOW_W ? &e->tag_write : &e->tag_read;
+	const uint64_t *tag;
+	uint64_t a, page;
 
+	if (!check_address(cpu, t, k, &a))
+		return false;
+	page = a & ~TZ_PAGE_MASK;
+	e = x86_tlb_slot(cpu, cpu->mmu_index, a);
+	tag = flags & TRANSLATE_RECORD_WINDOW_W ? &e->tag_write : &e->tag_read;
 	if ((a & TZ_PAGE_MASK) + k->span > TZ_PAGE_SIZE || a & (k->record.align - 1u))
 		return false;
 	if (*tag != page && (flags & TRANSLATE_RECORD_NO_FILL ||
@@ -313,7 +372,11 @@ const void *translate_detour(struct x86_cpu *cpu, const uint8_t *site)
 		t->frame->vector = cpu->fpu.live;
 		return t->rx + r->resume;
 	case ACTION_EXIT:
-	case ACTION_FAR: cpu->rip = page + (uint64_t)(int64_t)r->disp; break;
+	case ACTION_FAR:
+		cpu->rip = page + (uint64_t)(int64_t)r->disp;
+		if (unlikely(cpu->code_size != 8))
+			cpu->rip = (uint32_t)cpu->rip;
+		break;
 	case ACTION_JUMP: cpu->rip = t->frame->scratch; break;
 	default: cpu->rip = page + r->offset; break;
 	}

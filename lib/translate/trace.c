@@ -34,7 +34,7 @@ void translate_trace_init(void)
 	pthread_once(&once, read_wish);
 }
 
-static void disassemble(FILE *out, const char *title, const uint8_t *code, size_t len, uint64_t at)
+static void disassemble(FILE *out, const char *title, bool wide, const uint8_t *code, size_t len, uint64_t at)
 {
 	ZydisDecodedOperand zo[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction zi;
@@ -42,7 +42,8 @@ static void disassemble(FILE *out, const char *title, const uint8_t *code, size_
 	ZydisDecoder decoder;
 	char text[128];
 
-	ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderInit(&decoder, wide ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32,
+			 wide ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
 	ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
 	fprintf(out, "%s\n", title);
 	for (size_t n = 0; n < len; n += zi.length) {
@@ -68,8 +69,9 @@ void translate_trace(struct translate *t, const struct translate_block *b, uint6
 	fprintf(stderr, "block: RIP %llx, GPA %llx, mode %#llx\n", (unsigned long long)rip,
 		(unsigned long long)(b->key & (BIT64(TRANSLATE_MODE_SHIFT) - 1)),
 		(unsigned long long)(b->key >> TRANSLATE_MODE_SHIFT));
-	disassemble(stderr, " guest:", b->range[0].source, (size_t)b->range[0].len + b->cross, rip);
+	disassemble(stderr, " guest:", !(b->key >> TRANSLATE_MODE_SHIFT & TRANSLATE_MODE_32), b->range[0].source,
+		    (size_t)b->range[0].len + b->cross, rip);
 	/* Behind each call are the four bytes that name its record. */
-	disassemble(stderr, " host:", code, (size_t)(t->rx + t->used - code), (uint64_t)(uintptr_t)code);
+	disassemble(stderr, " host:", true, code, (size_t)(t->rx + t->used - code), (uint64_t)(uintptr_t)code);
 	funlockfile(stderr);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The `translate` engine, inside: dynamic binary translation of 64-bit guest code; everything else runs as
- * `interp` blocks.
+ * The `translate` engine, inside: dynamic binary translation of 64-bit guest code, and of 32-bit code with flat
+ * segments (translate_flat32()); everything else runs as `interp` blocks.
  *
  * A block is guest code inside one page, entered at its start, with side exits at its conditional jumps; it is found by
  * guest physical address and mode. Its code does not depend on the linear address: RIP is frame.rip_page + a constant.
@@ -13,6 +13,10 @@
  * share one check ("window", window.c); those relative to RSP use one page's translation kept in r15 across blocks.
  * Where such a check fails for good (a page end in between, MMIO) the rest of the block runs as another one, translated
  * in TRANSLATE_MODE_PLAIN: each operand on its own.
+ *
+ * 32-bit code is made of the same pieces. Its addresses are computed with 32 bits, which zero-extends them, before they
+ * are looked up. ES, CS, SS and DS need no check; FS and GS have their bases added, and `beyond` unless
+ * they are flat but for that. Registers have the upper halves that interp gives them.
  *
  * Between blocks the arithmetic flags are in frame.flags as LAHF and SETO give them; inside a block they stay
  * in the host's where liveness lets them. Flags that are overwritten before anything reads them are not
@@ -60,6 +64,9 @@ struct translate_frame {
 	uint64_t rip_page; /* linear address of the page it runs in */
 	uint64_t insns;    /* begun since last counted, if they are counted */
 	uint64_t fs_base, gs_base;
+	/* 32-bit code adds it to addresses by FS, GS: 0, or so much that no page is there and interp sees to the
+	 * access. */
+	uint64_t fs_beyond, gs_beyond;
 	uint64_t stack_page; /* GVA of the page that `window` is for */
 	uint64_t window;     /* HVA - GVA there; in r15 while translated code runs */
 	uint64_t scratch;    /* r11 while C is called */
@@ -220,8 +227,8 @@ struct translate {
 		struct interp_insn insn;
 	} decoded[1u << TRANSLATE_INSN_BITS];
 
-	uint64_t mode;  /* of the jump caches */
-	uint32_t epoch; /* counts entries from the client, which may have changed code meanwhile */
+	uint64_t mode[X86_MMU_COUNT]; /* of the jump caches */
+	uint32_t epoch;               /* counts entries from the client, which may have changed code meanwhile */
 	struct translate_jumps {
 		uint16_t used[TRANSLATE_JUMP_USED];
 		unsigned count;
@@ -317,6 +324,7 @@ void translate_jump_insert(struct translate *t, unsigned mmu, uint64_t rip, cons
 void translate_flushed(struct x86_cpu *cpu, enum x86_tlb_flush what, uint64_t gva);     /* tlb->flushed */
 const void *translate_jump_find(const struct translate *t, unsigned mmu, uint64_t rip); /* NULL: unknown */
 void translate_jump_clear(struct translate *t);
+void translate_jump_clear_context(struct translate *t, unsigned mmu);
 
 /* ---- victim.c: the second place of TLB entries ---- */
 void translate_victim_clear(struct translate *t);
@@ -398,6 +406,7 @@ void translate_settle(struct x86_cpu *cpu, struct translate *t);
 #define TRANSLATE_MODE_AVX 8u
 #define TRANSLATE_MODE_AVX512 16u
 #define TRANSLATE_MODE_PLAIN 32u /* no windows */
+#define TRANSLATE_MODE_32 64u    /* 32-bit code, translate_flat32() */
 
 /* What translated code depends on besides its bytes. */
 static inline uint64_t translate_mode(const struct x86_cpu *cpu)
@@ -405,6 +414,8 @@ static inline uint64_t translate_mode(const struct x86_cpu *cpu)
 	uint32_t mxcsr = guest_load32(cpu->fpu.area + 24);
 	uint64_t mode = cpu->mmu_index;
 
+	if (unlikely(cpu->code_size != 8))
+		mode |= TRANSLATE_MODE_32;
 	if (unlikely((cpu->cr0 & (X86_CR0_EM | X86_CR0_TS)) || (mxcsr & 0x1f80) != 0x1f80))
 		return mode;
 	if (cpu->cr4 & X86_CR4_OSFXSR)
@@ -418,10 +429,28 @@ static inline uint64_t translate_mode(const struct x86_cpu *cpu)
 /* Translate the code at page + offset, of which `host` maps the page. NULL: its first instruction is not for us. */
 struct translate_block *translate_block_make(struct translate *t, uint64_t key, const uint8_t *host);
 
+/* A data segment that can be written up to 4 GiB, wherever it begins: within it only what wraps around can be wrong. */
+static inline bool translate_unlimited(const struct x86_seg *s)
+{
+	return s->limit == UINT32_MAX && (s->ar & (X86_AR_UNUSABLE | X86_AR_S | X86_AR_CODE | X86_AR_EXPAND_DOWN |
+						   X86_AR_WRITABLE)) == (X86_AR_S | X86_AR_WRITABLE);
+}
+
+/* 32-bit protected or compatibility mode, offsets are linear addresses. */
+static inline bool translate_flat32(const struct x86_cpu *cpu)
+{
+	const struct x86_seg *s = cpu->seg;
+
+	return cpu->code_size == 4 && cpu->stack_size == 4 && x86_protected(cpu) && s[X86_CS].limit == UINT32_MAX &&
+	       !(s[X86_CS].base | s[X86_SS].base | s[X86_DS].base | s[X86_ES].base) &&
+	       translate_unlimited(&s[X86_SS]) && translate_unlimited(&s[X86_DS]) && translate_unlimited(&s[X86_ES]);
+}
+
 static inline bool translate_translatable(const struct x86_cpu *cpu)
 {
 	/* Alignment checks (SDM 3A 6.15 #AC) are interp's. */
-	return cpu->code_size == 8 && !(cpu->cpl == 3 && (cpu->rflags & X86_AC) && (cpu->cr0 & X86_CR0_AM));
+	return (likely(cpu->code_size == 8) || translate_flat32(cpu)) &&
+	       !(cpu->cpl == 3 && (cpu->rflags & X86_AC) && (cpu->cr0 & X86_CR0_AM));
 }
 
 #endif

@@ -32,14 +32,14 @@ static bool window_holds(const struct window *w, const struct access *a)
 }
 
 /* False: it is good no longer. */
-static bool window_moves(const struct access *at, const struct insn *i, int64_t *delta)
+static bool window_moves(const struct builder *b, const struct access *at, const struct insn *i, int64_t *delta)
 {
 	if ((at->base < 16 && (i->clobbers & BIT32(at->base))) || (at->index < 16 && (i->clobbers & BIT32(at->index))))
 		return false;
 	if (i->step_reg < 16 && i->step_reg == at->index)
 		return false;
 	if (i->step_reg < 16 && i->step_reg == at->base) {
-		if (!at->wide)
+		if (at->wide != b->wide)
 			return false;
 		*delta += i->step;
 	}
@@ -48,9 +48,9 @@ static bool window_moves(const struct access *at, const struct insn *i, int64_t 
 
 void window_after(struct builder *b, const struct insn *i)
 {
-	if (b->stack.open && !window_moves(&b->stack.at, i, &b->stack.delta))
+	if (b->stack.open && !window_moves(b, &b->stack.at, i, &b->stack.delta))
 		b->stack.open = false;
-	if (b->base.open && !window_moves(&b->base.at, i, &b->base.delta))
+	if (b->base.open && !window_moves(b, &b->base.at, i, &b->base.delta))
 		b->base.open = false;
 }
 
@@ -80,7 +80,7 @@ static unsigned window_plan(struct builder *b, const struct insn *i, const struc
 			w->write |= o->write;
 			users++;
 		}
-		if (j->kind == KIND_INTERP || !window_moves(a, j, &delta))
+		if (j->kind == KIND_INTERP || !window_moves(b, a, j, &delta))
 			break;
 	}
 	return users;
@@ -135,18 +135,45 @@ bool window_effective(struct builder *b, const struct access *a, unsigned to, bo
 			index = HOST_T1;
 		}
 	}
-	if (a->disp != (int32_t)a->disp)
+	if (b->wide && a->disp != (int32_t)a->disp)
 		return false;
 	emit_lea_sib(&b->e, wide, to, base, index, a->shift, (int32_t)a->disp);
 	return true;
 }
 
-static bool emit_address(struct builder *b, const struct access *a)
+static bool has_registers(const struct access *a)
+{
+	return a->base != INTERP_NO_REG || a->index != INTERP_NO_REG;
+}
+
+/*
+ * In 32-bit code: r11 is an offset in FS or GS. `span` bytes there must not reach beyond 4 GiB (SDM 3A 5.3; in flat
+ * segments such an access crosses a page end).
+ */
+static bool emit_segment(struct builder *b, const struct insn *i, const struct access *a, unsigned span)
+{
+	uint32_t last = (uint32_t)0 - span;
+
+	if (has_registers(a)) {
+		emit_alu_imm(&b->e, false, ALU_CMP, HOST_T0, last);
+		block_cold_from(b, block_cold(b, block_record(b, i, ACTION_INTERP)), CC_A);
+	} else if ((uint32_t)a->disp > last) {
+		return false;
+	}
+	emit_gs(&b->e, false, 0x03, HOST_T0, a->seg == X86_FS ? FRAME(fs_base) : FRAME(gs_base));
+	emit_gs(&b->e, true, 0x03, HOST_T0, a->seg == X86_FS ? FRAME(fs_beyond) : FRAME(gs_beyond));
+	return true;
+}
+
+static bool emit_address(struct builder *b, const struct insn *i, const struct access *a, unsigned span)
 {
 	if (!window_effective(b, a, HOST_T0, a->wide))
 		return false;
-	if (a->seg >= X86_FS)
-		emit_gs(&b->e, true, 0x03, HOST_T0, a->seg == X86_FS ? FRAME(fs_base) : FRAME(gs_base));
+	if (a->seg < X86_FS)
+		return true;
+	if (!b->wide)
+		return emit_segment(b, i, a, span);
+	emit_gs(&b->e, true, 0x03, HOST_T0, a->seg == X86_FS ? FRAME(fs_base) : FRAME(gs_base));
 	return true;
 }
 
@@ -226,11 +253,13 @@ static bool check_base(struct builder *b, const struct insn *i, const struct acc
 {
 	struct window w = { .open = false, .write = a->write, .lo = a->disp, .hi = a->disp + a->size };
 	struct access at = *a;
-	bool shared = !alone && !a->masked && window_plan(b, i, a, &w) > 1;
+	/* By FS or GS with a register, 32-bit code has more to check. */
+	bool single = alone || a->masked || (!b->wide && a->seg >= X86_FS && has_registers(a));
+	bool shared = !single && window_plan(b, i, a, &w) > 1;
 	struct cold *c = check_cold(b, i, shared ? ACTION_WINDOW : ACTION_FILL, a, &w);
 
 	at.disp = w.lo;
-	if (!emit_address(b, &at))
+	if (!emit_address(b, i, &at, (unsigned)(w.hi - w.lo)))
 		return false;
 	if (!shared && !*aligned) {
 		/* test r11b, align - 1 */
