@@ -14,6 +14,7 @@ enum insn_kind {
 	KIND_PUSH,
 	KIND_POP,
 	KIND_LEAVE,
+	KIND_STRING, /* without REP */
 	KIND_DIV,
 	KIND_JCC,
 	KIND_JMP,
@@ -114,6 +115,8 @@ void insn_classify(struct insn *i, unsigned mode);
 void translate_host_init(void);
 /* The memory operand it names, if any (size 0: none). False: not one that can be emitted. */
 bool insn_operand_access(const struct insn *i, struct access *a);
+/* The string instruction's source or destination, at RSI or RDI. */
+void insn_string_access(const struct insn *i, bool source, struct access *a);
 
 /* ---- window.c ---- */
 /* Check the instruction's memory operand (or find it checked) and say where it is. Loses r14, the flags, perhaps r11.
@@ -137,6 +140,8 @@ void insn_flags_keep(struct builder *b, uint32_t live); /* before something lose
 void insn_flags_want(struct builder *b);
 uint32_t insn_live_before(const struct insn *i);
 void insn_emit_interp(struct builder *b, struct insn *i);
+void insn_emit_string(struct builder *b, struct insn *i); /* KIND_STRING, string.c */
+void insn_flags_after(struct builder *b, const struct insn *i);
 void insn_move_stack(struct builder *b, unsigned from, int32_t by); /* RSP = host register + by, in the mode's width */
 
 /* ---- flow.c ---- */

@@ -152,6 +152,15 @@ static enum insn_kind kind_stack(const struct insn *i, unsigned width)
 	}
 }
 
+/* MOVS, CMPS, STOS, LODS, SCAS: opcodes A4 to A7, AA to AF. By FS and GS they are rare. */
+static enum insn_kind kind_string(const struct insn *i, unsigned width)
+{
+	if (i->zi.meta.category != ZYDIS_CATEGORY_STRINGOP || (i->ii.flags & (INTERP_REP | INTERP_REPNE)) ||
+	    i->ii.addrsize != width || i->ii.seg >= X86_FS || (width == 4 && i->ii.seg == X86_CS))
+		return KIND_INTERP;
+	return KIND_STRING;
+}
+
 static enum insn_kind kind_branch(const struct insn *i, unsigned width)
 {
 	const struct interp_insn *ii = &i->ii;
@@ -296,7 +305,9 @@ static enum insn_kind kind_of(const struct insn *i, unsigned mode)
 	}
 	if (i->zi.meta.category == ZYDIS_CATEGORY_CMOV || i->zi.meta.category == ZYDIS_CATEGORY_SETCC)
 		return plain_operands(i) ? KIND_GENERIC : KIND_INTERP;
-	kind = kind_stack(i, width_of(mode));
+	kind = kind_string(i, width_of(mode));
+	if (kind == KIND_INTERP)
+		kind = kind_stack(i, width_of(mode));
 	if (kind == KIND_INTERP)
 		kind = kind_branch(i, width_of(mode));
 	if (kind == KIND_INTERP)
@@ -365,6 +376,17 @@ bool insn_operand_access(const struct insn *i, struct access *a)
 	if (!a->align)
 		a->align = 1;
 	return a->size != 0;
+}
+
+void insn_string_access(const struct insn *i, bool source, struct access *a)
+{
+	*a = (struct access){ .size = i->ii.opsize,
+			      .write = !source && ((i->zi.opcode & 0xfe) == 0xa4 || (i->zi.opcode & 0xfe) == 0xaa),
+			      .wide = i->ii.addrsize == 8,
+			      .base = source ? X86_RSI : X86_RDI,
+			      .index = INTERP_NO_REG,
+			      .seg = source ? i->ii.seg : X86_ES,
+			      .align = 1 };
 }
 
 static bool find_access(struct insn *i, unsigned width)

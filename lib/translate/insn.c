@@ -43,7 +43,7 @@ void insn_emit_interp(struct builder *b, struct insn *i)
 }
 
 /* What the instruction leaves the flags in. */
-static void flags_after(struct builder *b, const struct insn *i)
+void insn_flags_after(struct builder *b, const struct insn *i)
 {
 	if (i->writes) {
 		b->flags_host = true;
@@ -64,7 +64,7 @@ static void emit_generic(struct builder *b, struct insn *i)
 	if (wants_flags(i))
 		insn_flags_want(b);
 	recode_emit(b, i, i->mem.size ? &m : NULL);
-	flags_after(b, i);
+	insn_flags_after(b, i);
 }
 
 static void emit_vector(struct builder *b, struct insn *i)
@@ -208,7 +208,7 @@ static void emit_div(struct builder *b, struct insn *i)
 	emit_rex(&b->e, w, 0, 0, HOST_T0);
 	emit8(&b->e, 0xf7);
 	emit8(&b->e, 0xc0 | (sign ? 7u : 6u) << 3 | (HOST_T0 & 7));
-	flags_after(b, i);
+	insn_flags_after(b, i);
 }
 
 static void emit_kind(struct builder *b, struct insn *i)
@@ -220,6 +220,7 @@ static void emit_kind(struct builder *b, struct insn *i)
 	case KIND_PUSH: emit_push(b, i); break;
 	case KIND_POP: emit_pop(b, i); break;
 	case KIND_LEAVE: emit_leave(b, i); break;
+	case KIND_STRING: insn_emit_string(b, i); break;
 	case KIND_DIV: emit_div(b, i); break;
 	default: break;
 	}

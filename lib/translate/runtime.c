@@ -52,6 +52,7 @@ static void frame_enter(struct translate *t)
 	frame->gs_base = cpu->seg[X86_GS].base;
 	frame->flags = (uint16_t)translate_lahf(cpu->rflags);
 	frame->vector = cpu->fpu.live;
+	frame->down = (cpu->rflags & X86_DF) != 0;
 	if (unlikely(t->tlb_generation != tlb_generation(cpu))) {
 		t->tlb_generation = tlb_generation(cpu);
 		translate_victim_clear(t);

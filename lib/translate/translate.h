@@ -70,9 +70,11 @@ struct translate_frame {
 	uint64_t stack_page; /* GVA of the page that `window` is for */
 	uint64_t window;     /* HVA - GVA there; in r15 while translated code runs */
 	uint64_t scratch;    /* r11 while C is called */
+	uint64_t value;      /* what MOVS and CMPS have read */
 	_Atomic uint32_t poll;
 	uint16_t flags; /* AL: OF, AH: as LAHF */
 	uint8_t vector; /* cpu->fpu.live */
+	uint8_t down;   /* DF */
 	/* Where code at a linear address starts, by context of the TLB; none: translate_jump_none(). */
 	struct translate_jump {
 		uint64_t rip;

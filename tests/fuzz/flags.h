@@ -17,6 +17,8 @@ struct flag_watch {
 	uint64_t rip;       /* the last instruction, if it is repeated, */
 	unsigned length;    /* else 0; */
 	uint8_t bytes[15];  /* what it was */
+	uint64_t page;      /* GPA + 1 of the page that code was last in, and what was there */
+	uint8_t code[TZ_PAGE_SIZE];
 };
 
 /* The bytes at CS:RIP, without a trace in the guest. Returns how many could be had. */
@@ -137,6 +139,26 @@ static inline void flag_watch_repetition(struct flag_watch *w, uint64_t rip, con
 	memcpy(w->bytes, bytes, w->length);
 }
 
+/*
+ * An instruction that changes the page it is in: the translator may not have kept flags that the code which followed
+ * then did not need (docs/caveats.md).
+ */
+static inline void flag_watch_change(struct flag_watch *w, struct x86_cpu *cpu, const uint8_t *ram, uint64_t ram_size)
+{
+	uint64_t linear = cpu->code_size == 8 ? cpu->rip : (uint32_t)(cpu->seg[X86_CS].base + cpu->rip), page;
+	struct x86_walk walk;
+
+	if (!x86_walk(cpu, GVA(linear), X86_ACCESS_EXEC, cpu->mmu_index, true, &walk))
+		return;
+	page = walk.gpa.v & ~TZ_PAGE_MASK;
+	if (page >= ram_size)
+		return;
+	if (w->page == page + 1 && memcmp(w->code, ram + page, sizeof(w->code)))
+		w->undefined |= X86_ARITH_FLAGS;
+	w->page = page + 1;
+	memcpy(w->code, ram + page, sizeof(w->code));
+}
+
 /* The instruction about to run. */
 static inline void flag_watch_step(struct flag_watch *w, struct x86_cpu *cpu, const uint8_t *ram, uint64_t ram_size)
 {
@@ -146,6 +168,7 @@ static inline void flag_watch_step(struct flag_watch *w, struct x86_cpu *cpu, co
 	unsigned n = flag_watch_fetch(cpu, ram, ram_size, bytes, sizeof(bytes));
 
 	flag_watch_print(cpu, bytes, n);
+	flag_watch_change(w, cpu, ram, ram_size);
 	memset(bytes + n, 0, sizeof(bytes) - n);
 	if (!flag_watch_decode(cpu, bytes, n, &zi, zo)) {
 		zi.attributes = 0; /* it raises */

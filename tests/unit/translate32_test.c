@@ -189,13 +189,30 @@ static unsigned put_based(uint8_t *p, unsigned reg)
 	return n + 4;
 }
 
+/* mov edi, somewhere; std, at times; MOVS, CMPS, STOS, LODS or SCAS; cld */
+static unsigned random_string(uint8_t *p)
+{
+	unsigned n = 0;
+
+	p[n++] = 0xbf;
+	guest_store32(p + n, DATA + 16 + rnd() % (DATA_SIZE - 32));
+	n += 4;
+	if (rnd() % 4 == 0)
+		p[n++] = 0xfd;
+	if (rnd() % 4 == 0)
+		p[n++] = 0x66;
+	p[n++] = (const uint8_t[]){ 0xa4, 0xa6, 0xaa, 0xac, 0xae }[rnd() % 5] | (rnd() & 1);
+	p[n++] = 0xfc;
+	return n;
+}
+
 /* What there is in 32-bit code alone. */
 static unsigned random_legacy(uint8_t *p, unsigned reg)
 {
 	static const uint8_t single[] = { 0x27, 0x2f, 0x37, 0x3f, 0x90, 0x98, 0x99, 0xf5, 0xf8, 0xf9, 0xd6, 0x9f };
 	unsigned n = 0;
 
-	switch (rnd() % 8) {
+	switch (rnd() % 9) {
 	case 0: /* inc, dec */ p[n++] = (uint8_t)((rnd() & 1 ? 0x40 : 0x48) | reg); break;
 	case 1: /* mov eax, moffs and back */
 		p[n++] = (uint8_t)(0xa0 | rnd() % 4);
@@ -208,6 +225,7 @@ static unsigned random_legacy(uint8_t *p, unsigned reg)
 		p[n++] = single[rnd() % ARRAY_SIZE(single)];
 		break;
 	case 3: return put_based(p, reg);
+	case 8: return random_string(p);
 	case 4: /* pusha; add esp, 32 */ memcpy(p, (const uint8_t[]){ 0x60, 0x83, 0xc4, 0x20 }, 4); return 4;
 	case 5: /* add byte [esi + disp8], imm8, an alias */
 		p[n++] = 0x82;

@@ -94,14 +94,33 @@ static unsigned put_modrm(uint8_t *p, unsigned reg, bool memory, unsigned rm)
 	return 2;
 }
 
+/* mov edi, somewhere; std, at times; MOVS, CMPS, STOS, LODS or SCAS; cld */
+static unsigned random_string(uint8_t *p)
+{
+	unsigned n = 0;
+
+	p[n++] = 0xbf;
+	guest_store32(p + n, DATA + 16 + rnd() % (DATA_SIZE - 32));
+	n += 4;
+	if (rnd() % 4 == 0)
+		p[n++] = 0xfd;
+	if (rnd() % 4 == 0)
+		p[n++] = rnd() & 1 ? 0x66 : 0x48;
+	p[n++] = (const uint8_t[]){ 0xa4, 0xa6, 0xaa, 0xac, 0xae }[rnd() % 5] | (rnd() & 1);
+	p[n++] = 0xfc;
+	return n;
+}
+
 static unsigned random_insn(uint8_t *p)
 {
 	static const uint8_t alu[] = { 0x01, 0x03, 0x11, 0x13, 0x29, 0x2b, 0x19, 0x1b, 0x39,
 				       0x3b, 0x21, 0x23, 0x09, 0x0b, 0x31, 0x33, 0x85, 0x89,
 				       0x8b, 0x00, 0x02, 0x10, 0x12, 0x28, 0x38, 0x87, 0x86 };
-	unsigned reg = random_reg(), rm = random_reg(), n = 0, kind = rnd() % 12;
+	unsigned reg = random_reg(), rm = random_reg(), n = 0, kind = rnd() % 13;
 	bool memory = rnd() & 1, w = rnd() & 1;
 
+	if (kind == 12)
+		return random_string(p);
 	if (kind < 6 && rnd() % 4 == 0)
 		p[n++] = 0x66;
 	if (kind == 11) { /* push; pop */
