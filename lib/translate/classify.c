@@ -468,6 +468,8 @@ static void find_clobbers(struct insn *i, unsigned width)
 		if (r >= ZYDIS_REGISTER_RAX && r <= ZYDIS_REGISTER_R15)
 			i->clobbers |= (uint16_t)BIT32(r - ZYDIS_REGISTER_RAX);
 	}
+	if (i->kind == KIND_STRING) /* Zydis names them for some only */
+		i->clobbers |= BIT32(X86_RSI) | BIT32(X86_RDI);
 	if (find_step(i, width))
 		i->clobbers &= (uint16_t)~BIT32(i->step_reg);
 	else

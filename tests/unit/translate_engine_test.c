@@ -97,17 +97,24 @@ static unsigned put_modrm(uint8_t *p, unsigned reg, bool memory, unsigned rm)
 /* mov edi, somewhere; std, at times; MOVS, CMPS, STOS, LODS or SCAS; cld */
 static unsigned random_string(uint8_t *p)
 {
+	bool down = rnd() % 4 == 0;
 	unsigned n = 0;
 
 	p[n++] = 0xbf;
 	guest_store32(p + n, DATA + 16 + rnd() % (DATA_SIZE - 32));
 	n += 4;
-	if (rnd() % 4 == 0)
+	if (down)
 		p[n++] = 0xfd;
 	if (rnd() % 4 == 0)
 		p[n++] = rnd() & 1 ? 0x66 : 0x48;
 	p[n++] = (const uint8_t[]){ 0xa4, 0xa6, 0xaa, 0xac, 0xae }[rnd() % 5] | (rnd() & 1);
-	p[n++] = 0xfc;
+	if (down)
+		p[n++] = 0xfc;
+	if (rnd() & 1) /* mov [edi - 4], eax; add eax, [esi] */
+		memcpy(p + n, (const uint8_t[]){ 0x89, 0x47, 0xfc, 0x03, 0x06 }, 5);
+	else /* mov [esi], eax; add eax, [edi - 4] */
+		memcpy(p + n, (const uint8_t[]){ 0x89, 0x06, 0x03, 0x47, 0xfc }, 5);
+	n += 5;
 	return n;
 }
 
