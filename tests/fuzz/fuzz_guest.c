@@ -550,10 +550,10 @@ static bool same_vectors(struct x86_cpu *a, struct x86_cpu *b)
 }
 
 /*
- * Of the 64 bits at `at`, those of the image of RFLAGS that an exception pushed: it may hold undefined flags, and of
- * flags nobody reads again the translator may have kept older ones (docs/caveats.md). In 64-bit mode frames go to a
- * stack of their own; in others the handler is a HLT, so RSP still points to the frame: flags behind IP and CS, of 16
- * or 32 bits, and perhaps an error code.
+ * Of the 64 bits at `at`, those of the image of RFLAGS that an exception, or INT n, pushed: it may hold undefined
+ * flags, and of flags nobody reads again the translator may have kept older ones (docs/caveats.md). In 64-bit mode
+ * frames go to a stack of their own; in others the handler is a HLT, so RSP still points to the frame: flags behind IP
+ * and CS, of 16 or 32 bits, and perhaps an error code.
  */
 static uint64_t pushed_flags(const struct x86_cpu *c, uint64_t at)
 {
@@ -562,6 +562,8 @@ static uint64_t pushed_flags(const struct x86_cpu *c, uint64_t at)
 
 	if (c->long_mode)
 		return at == HANDLER_STACK - 24 ? X86_ARITH_FLAGS : 0;
+	if (c->rip != HANDLER + 1)
+		return 0;
 	for (unsigned i = 0; i < 8 * sizeof(places); i++) {
 		uint64_t in_flags = at + i % 8 - (c->gpr[X86_RSP] + places[i / 8]);
 
@@ -580,7 +582,7 @@ static bool same_memory(const struct world *a, const struct world *b)
 	for (uint64_t at = 0; same && at < RAM_SIZE; at += 8) {
 		uint64_t x = fake_peek64(a->f, at), y = fake_peek64(b->f, at);
 
-		if (x == y || (a->f->stat[STAT_EXCEPTIONS] && !((x ^ y) & ~pushed_flags(&a->f->cpu, at))))
+		if (x == y || !((x ^ y) & ~pushed_flags(&a->f->cpu, at)))
 			continue;
 		same = same_number("memory, 64 bits at", (unsigned)at, x, y);
 	}
