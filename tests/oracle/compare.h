@@ -34,6 +34,8 @@ struct pair {
 /* tolerate.c: hides in both what may differ. True: nothing of this case can be compared. */
 bool tolerate_instruction(const struct pair *p);
 void tolerate(enum tolerance t);
+void tolerate_pointers(const struct engine *e, struct outcome *hw, struct outcome *emu);
+#define FSW_ES 0x80 /* in the lower byte */
 
 /* report.c */
 void report_case(const struct test_case *c);

@@ -580,6 +580,32 @@ bool tolerate_instruction(const struct pair *p)
 	return false;
 }
 
+/*
+ * FOP, FIP and FDP that are gone on one side. By stops of direct execution on the engine's; on hardware's by a switch
+ * to another process.
+ */
+void tolerate_pointers(const struct engine *e, struct outcome *hw, struct outcome *emu)
+{
+	static const struct {
+		uint8_t at, size;
+	} field[] = { { 6, 2 }, { 8, 8 }, { 16, 8 } };
+	static const uint8_t zero[8];
+	bool direct = !strcmp(engine_name(e), "translate");
+
+	if (!features_host_is_amd() || !(hw->s.area[2] & emu->s.area[2] & FSW_ES))
+		return;
+	for (unsigned n = 0; n < ARRAY_SIZE(field); n++) {
+		uint8_t *a = hw->s.area + field[n].at, *b = emu->s.area + field[n].at;
+
+		if (!memcmp(a, b, field[n].size) ||
+		    (memcmp(a, zero, field[n].size) && (!direct || memcmp(b, zero, field[n].size))))
+			continue;
+		tolerate(TOL_X87_POINTERS);
+		memset(a, 0, field[n].size);
+		memset(b, 0, field[n].size);
+	}
+}
+
 void compare_print_tolerances(void)
 {
 	for (unsigned n = 0; n < TOL_COUNT; n++)
