@@ -312,9 +312,10 @@ static bool fits(const struct translate_direct *d)
 	const uint64_t cr4 = X86_CR4_OSFXSR | X86_CR4_OSXSAVE | X86_CR4_OSXMMEXCPT;
 	const struct x86_cpu *cpu = d->t->cpu;
 
-	return cpu->cpl == 3 && cpu->code_size == 8 && !(cpu->rflags & FLAGS_APART) && (cpu->rflags & X86_IF) &&
-	       !(cpu->cr0 & (X86_CR0_EM | X86_CR0_TS)) && (cpu->cr4 & cr4) == cr4 && !(cpu->cr4 & X86_CR4_LA57) &&
-	       !((d->host_xcr0 ^ cpu->xcr0) & XSTATE) && !(cpu->seg[X86_FS].base >> 47) &&
+	/* EFER.SCE: else SYSCALL would be undefined and change nothing. */
+	return cpu->cpl == 3 && cpu->code_size == 8 && (cpu->efer & X86_EFER_SCE) && !(cpu->rflags & FLAGS_APART) &&
+	       (cpu->rflags & X86_IF) && !(cpu->cr0 & (X86_CR0_EM | X86_CR0_TS)) && (cpu->cr4 & cr4) == cr4 &&
+	       !(cpu->cr4 & X86_CR4_LA57) && !((d->host_xcr0 ^ cpu->xcr0) & XSTATE) && !(cpu->seg[X86_FS].base >> 47) &&
 	       !(cpu->seg[X86_GS].base >> 47) && !(cpu->rip >> 47) && !d->t->guard && !cpu->tlb->overlay &&
 	       !x86_needs_stepping(cpu) && !cpu->guest_debug_bp && !cpu->io.logged;
 }
@@ -536,6 +537,26 @@ static bool is_step(struct translate_direct *d, const ucontext_t *uc)
 	return uc->uc_mcontext.gregs[REG_TRAPNO] == X86_DB && info->si_code == TRAP_TRACE;
 }
 
+/*
+ * A jump to the code that Linux has at a fixed address (arch/x86/entry/vsyscall) ends as a system call that has
+ * returned already; RAX is its number.
+ */
+#define VSYSCALL UINT64_C(0xffffffffff600000)
+
+static void rewind_system_call(struct translate_direct *d)
+{
+	const siginfo_t *info = direct_twin_siginfo(d);
+	struct x86_cpu *cpu = d->t->cpu;
+	uint64_t at = info ? (uint64_t)(uintptr_t)info->si_call_addr : 0;
+
+	if (unlikely((at & ~(uint64_t)TZ_PAGE_MASK) == VSYSCALL)) {
+		cpu->rip = at;
+		cpu->gpr[X86_RSP] -= 8;
+	} else {
+		cpu->rip -= 2;
+	}
+}
+
 /* Why the runner has stopped. */
 static enum outcome stop(struct translate_direct *d, const ucontext_t *uc, uint32_t vector_size)
 {
@@ -559,7 +580,7 @@ static enum outcome stop(struct translate_direct *d, const ucontext_t *uc, uint3
 		break;
 	case SIGSYS:
 		STAT_INC(cpu, DIRECT_SYSCALLS);
-		cpu->rip -= 2;
+		rewind_system_call(d);
 		break;
 	case SIGSEGV:
 		if (uc->uc_mcontext.gregs[REG_TRAPNO] == X86_OVF)

@@ -9,12 +9,12 @@
  * dirty log, watched pages) hold here as well. The "server" executes the system calls that change mappings
  * ("orders"); it runs nothing but its loop in the stub.
  *
- * Everything that guest code cannot do by itself is a signal in the runner: faults, and system calls, as its seccomp
- * filter turns each into SIGSYS. The handler makes one call that the filter hands to this process (seccomp's user
- * notification): the kernel holds the runner there and says so, so nothing the guest writes can pretend it. From then
- * on the signal's frame is the guest's state: most faults are served by orders, for all else the state moves to struct
- * x86_cpu, interp does that one instruction, and the guest goes on wherever it then belongs. Who wants the vCPU's
- * attention sends the runner a signal.
+ * Everything that guest code cannot do by itself is a signal in the runner: faults, and system calls, each of which
+ * becomes SIGSYS by its seccomp filter or before that (PR_SET_SYSCALL_USER_DISPATCH). The handler makes one call that
+ * the filter hands to this process (seccomp's user notification): the kernel holds the runner there and says so, so
+ * nothing the guest writes can pretend it. From then on the signal's frame is the guest's state: most faults are served
+ * by orders, for all else the state moves to struct x86_cpu, interp does that one instruction, and the guest goes on
+ * wherever it then belongs. Who wants the vCPU's attention sends the runner a signal.
  *
  * What confines it: the runner's filter allows that call and the return from the handler, both only in the stub, which
  * is not writable. What the guest can do to itself with them (frames of its own making) it can do to its own address

@@ -122,7 +122,9 @@ __asm__(".pushsection .rodata\n"
 	"	test %rax, %rax\n"
 	"	jns 1b\n"
 	"	jmp 6b\n"
-	/* A runner: a signal stack, time that faults, its filter; then it stops for the first time. */
+	/* A runner: time that faults, system calls that do, a signal stack, its filter; then it stops for the first
+	 * time.
+	 */
 	"direct_stub_runner:\n"
 	"	mov $1, %edi\n" /* PR_SET_PDEATHSIG, SIGKILL */
 	"	mov $9, %esi\n"
@@ -136,6 +138,17 @@ __asm__(".pushsection .rodata\n"
 	"	syscall\n"
 	"	test %rax, %rax\n"
 	"	jnz 9f\n"
+	/*
+	 * PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON: all system calls elsewhere become SIGSYS, those that no
+	 * filter sees (uretprobe, uprobe) as well. Kernels before 5.11 have neither this nor them.
+	 */
+	"	mov $59, %edi\n"
+	"	mov $1, %esi\n"
+	"	lea direct_stub(%rip), %rdx\n"
+	"	mov $4096, %r10d\n"
+	"	xor %r8d, %r8d\n"
+	"	mov $157, %eax\n"
+	"	syscall\n"
 	"	lea 72(%rbp), %rdi\n"
 	"	xor %esi, %esi\n"
 	"	mov $131, %eax\n" /* sigaltstack */
