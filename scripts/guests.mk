@@ -11,7 +11,7 @@ GUEST_LINK := -nostdlib -static -no-pie -Wl,-T,tests/cpu/lib/guest.lds -Wl,--bui
 
 # What every 64-bit program is linked with.
 GUEST64_LIB := tests/cpu/lib/start64.S tests/cpu/lib/guest.c tests/cpu/lib/paging.c tests/cpu/lib/smp.c
-GUEST64_DEPS := $(GUEST64_LIB) tests/cpu/lib/guest.h tests/cpu/lib/paging.h tests/cpu/lib/flush.h tests/cpu/lib/smp.h tests/cpu/lib/snippet.h tests/cpu/lib/native.h tests/cpu/lib/codegen.h tests/cpu/lib/guest.lds
+GUEST64_DEPS := $(GUEST64_LIB) tests/cpu/lib/guest.h tests/cpu/lib/paging.h tests/cpu/lib/flush.h tests/cpu/lib/smp.h tests/cpu/lib/snippet.h tests/cpu/lib/native.h tests/cpu/lib/vectors.h tests/cpu/lib/codegen.h tests/cpu/lib/guest.lds
 
 .PHONY: guests
 guests: $(GUESTS)

@@ -6,36 +6,12 @@
 #include "codegen.h"
 #include "native.h"
 #include "smp.h"
+#include "vectors.h"
 
-#define MSR_STAR 0xc0000081
-#define MSR_LSTAR 0xc0000082
-#define MSR_FMASK 0xc0000084
-#define MSR_FS_BASE 0xc0000100
-#define MSR_GS_BASE 0xc0000101
 #define MSR_TSC_AUX 0xc0000103
-#define SYSCALL 0x81 /* its handler comes in as this vector */
 #define TIMER 0x50
 
 USER_TEXT_BEGIN;
-
-/* ---- system calls ---- */
-
-u64 syscall_rsp, syscall_cs, syscall_ss;
-void syscall_entry(void);
-__asm__(".text\nsyscall_entry:\n"
-	"	mov %rsp, syscall_rsp; mov tss+4, %rsp\n"
-	"	push syscall_ss; push syscall_rsp; push %r11; push syscall_cs; push %rcx\n"
-	"	jmp stubs + 0x81 * 16\n");
-
-/* SYSCALL clears IF and DF. */
-static void set_up_syscall(void)
-{
-	wrmsr(MSR_STAR, (u64)0x08 << 32);
-	wrmsr(MSR_LSTAR, (u64)syscall_entry);
-	wrmsr(MSR_FMASK, FLAGS_IF | FLAGS_DF);
-	syscall_cs = sel->code;
-	syscall_ss = sel->stack;
-}
 
 /* ---- every way to stop, with all registers in motion ---- */
 
@@ -256,57 +232,6 @@ static void flags(void)
 }
 
 /* ---- vector state ---- */
-
-static u8 image[2][4096] __attribute__((aligned(64)));
-
-static void xrstor(u8 *from)
-{
-	__asm__ volatile("xrstor64 (%0)" ::"r"(from), "a"(~0u), "d"(0) : "memory");
-}
-static void xsave(u8 *to)
-{
-	for (unsigned i = 512; i < 576; i++)
-		to[i] = 0;
-	__asm__ volatile("xsave64 (%0)" ::"r"(to), "a"(~0u), "d"(0) : "memory");
-}
-
-/* All registers random and MXCSR and FCW unusual, in a legal image. */
-static void random_vectors(u64 *seed)
-{
-	xsave(image[0]);
-	for (unsigned i = 160; i < 416; i += 8)
-		*(u64 *)(image[0] + i) = random64(seed);
-	for (unsigned i = 0; i < 8; i++) {
-		*(u64 *)(image[0] + 32 + 16 * i) = random64(seed) | 1ull << 63;
-		*(u64 *)(image[0] + 40 + 16 * i) = 0x3fff + i;
-	}
-	for (unsigned n = 2; n < 8; n++) {
-		u32 r[4];
-
-		if (!(native_xcr0 >> n & 1))
-			continue;
-		cpuid(0xd, n, r);
-		for (unsigned i = 0; i < r[0]; i += 8)
-			*(u64 *)(image[0] + r[1] + i) = random64(seed);
-	}
-	*(u16 *)(image[0] + 0) = 0x0f7f; /* rounds towards zero */
-	*(u16 *)(image[0] + 2) = 5 << 11;
-	image[0][4] = 0xff; /* all of them in use */
-	*(u32 *)(image[0] + 24) = 0x7fbf;
-	*(u64 *)(image[0] + 512) = native_xcr0;
-}
-
-static unsigned vectors_differ(void)
-{
-	unsigned wrong = 0;
-
-	xsave(image[1]);
-	for (unsigned i = 0; i < 2688; i++)
-		if ((i < 6 || i >= 24) && (i < 28 || i >= 32) && (i < 416 || i >= 576))
-			wrong += image[0][i] != image[1][i] && (i < 32 || i >= 160 || (i & 15) < 10);
-	wrong += *(u64 *)(image[1] + 512) != native_xcr0;
-	return wrong;
-}
 
 USER(touch_pages, "mov (%rdi), %rax; mov %rax, 8(%rdi); int3; mov 4096(%rdi), %rcx; movb $1, 8192(%rdi)");
 USER(vector_work, "paddq %xmm1, %xmm0; pxor %xmm15, %xmm2; fchs; movdqu %xmm0, -256(%rsp); movdqu -256(%rsp), %xmm3");

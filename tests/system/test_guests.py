@@ -88,7 +88,7 @@ def direct_missing():
 @pytest.mark.parametrize("program,variant,entries", [
     ("direct64", [], 500), ("directmem64", ["--cpus", "2"], 4000), ("faults64", [], 0), ("irqs64", [], 500),
     ("irqs64", ["--cpus", "2"], 500), ("remap64", [], 0), ("remap64", SMALL_CACHE, 0), ("sensitive64", INTEL, 0),
-    ("sensitive64", AMD, 0), ("smc64", [], 500), ("smc64", ["--cpus", "2"], 500), ("tlb64", [], 0),
+    ("sensitive64", AMD, 0), ("smc64", [], 500), ("smc64", ["--cpus", "2"], 500), ("strange64", [], 2000), ("tlb64", [], 0),
     ("transfers64", AMD, 0)])
 def test_user_code_in_its_own_process(program, variant, entries, monkeypatch):
     if direct_missing():

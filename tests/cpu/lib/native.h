@@ -17,6 +17,12 @@
 #define EXITED FAULT(0x82, 0) /* what such code ends with: INT 80h is another thing to some hosts */
 #define CR0_NE (1u << 5)
 #define CR0_AM (1u << 18)
+#define MSR_STAR 0xc0000081
+#define MSR_LSTAR 0xc0000082
+#define MSR_FMASK 0xc0000084
+#define MSR_FS_BASE 0xc0000100
+#define MSR_GS_BASE 0xc0000101
+#define SYSCALL 0x81 /* its handler comes in as this vector */
 
 /*
  * USER: code in pages without anything but ordinary instructions; SEGMENTS: in others behind them, which see segment
@@ -98,6 +104,23 @@ static inline void native_map(const char *first, const char *last)
 		map(UCODE + at, (u64)first + at, PTE_P | PTE_U);
 	for (u64 at = 0; at < sizeof(native_stack); at += 4096)
 		map(USTACK + at, (u64)native_stack + at, PTE_ALL | PTE_NX);
+}
+
+u64 syscall_rsp, syscall_cs, syscall_ss;
+void syscall_entry(void);
+__asm__(".text\nsyscall_entry:\n"
+	"	mov %rsp, syscall_rsp; mov tss+4, %rsp\n"
+	"	push syscall_ss; push syscall_rsp; push %r11; push syscall_cs; push %rcx\n"
+	"	jmp stubs + 0x81 * 16\n");
+
+/* SYSCALL clears IF and DF. */
+static inline void set_up_syscall(void)
+{
+	wrmsr(MSR_STAR, (u64)0x08 << 32);
+	wrmsr(MSR_LSTAR, (u64)syscall_entry);
+	wrmsr(MSR_FMASK, FLAGS_IF | FLAGS_DF);
+	syscall_cs = sel->code;
+	syscall_ss = sel->stack;
 }
 
 /* User code at `rip` until something happens; returns the vector. */
