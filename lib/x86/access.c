@@ -141,9 +141,9 @@ bool x86_tlb_fill(struct x86_cpu *cpu, uint64_t gva, unsigned kind, unsigned mmu
 	struct place p;
 	uint32_t error;
 
-	/* Known and yet withheld: the walk would say no more than that. */
+	/* Known and yet withheld: the walk would say no more than that. (An empty entry has such tags and no flags.) */
 	if (unlikely((uint64_t)((int64_t)gva >> 47) + 1 > 1 ||
-		     (e->tag_read == x86_tlb_withheld(page) && !cpu->tlb->overlay)) ||
+		     (e->tag_read == x86_tlb_withheld(page) && x86_tlb_info(cpu, e)->flags && !cpu->tlb->overlay)) ||
 	    !try_locate(cpu, gva, 1, kind, mmu, &p, &error))
 		return false;
 	return (kind == X86_ACCESS_WRITE ? e->tag_write : e->tag_read) == page;
