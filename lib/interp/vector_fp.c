@@ -37,6 +37,47 @@ static uint32_t run_masked(struct x86_cpu *cpu, const struct interp_insn *i, voi
 	return mxcsr_get() & VECTOR_MXCSR_FLAGS;
 }
 
+/*
+ * VCVTPS2PH heeds no flush-to-zero (SDM 2C VCVTPS2PH), so its source says whether a result is tiny and exact: one is,
+ * if below 2^-14, the least normal number, and a multiple of 2^-24. The rest of the tiny ones are inexact. Registers
+ * are live.
+ */
+#define HALF_MIN 0x38800000u /* 2^-14, as the bits of a float */
+#define HALF_LEAST 103       /* the exponent of 2^-24 */
+
+static bool has_tiny_halves(struct x86_cpu *cpu, const struct interp_insn *i)
+{
+	struct interp_vector *v = vector_of(cpu);
+	const uint8_t *p = i->raw;
+	unsigned reg, count;
+	uint64_t mask = UINT64_MAX;
+
+	while (*p != 0xc4 && *p != 0x62)
+		p++;
+	/* SDM 2A 2.3.5, 2.7.1. */
+	reg = ~p[1] >> 7 << 3 & 8;
+	if (*p == 0x62) {
+		reg |= (~p[1] & 0x10u) | (p[5] >> 3 & 7);
+		if ((p[3] & 0x10) && p[5] >= 0xc0) /* {sae}: no exceptions */
+			return false;
+		count = 4u << (p[3] >> 5 & 3);
+		if (p[3] & 7)
+			mask = v->k_read[p[3] & 7]();
+	} else {
+		reg |= p[4] >> 3 & 7;
+		count = p[2] & 4 ? 8 : 4;
+	}
+	v->reg_store[x86_long64(cpu) ? reg : reg & 7](cpu, v->reg[0]);
+	for (unsigned n = 0; n < count; n++) {
+		uint32_t f = guest_load32(v->reg[0] + 4 * n) & 0x7fffffff, e = f >> 23;
+
+		/* The lowest bit of a fraction of exponent e stands for 2^(e - 127 - 23). */
+		if ((mask >> n & 1) && f < HALF_MIN && e >= HALF_LEAST && !(f & (BIT32(126 - e) - 1) & 0x7fffff))
+			return true;
+	}
+	return false;
+}
+
 void vector_run_unmasked(struct x86_cpu *cpu, const struct interp_insn *i, void *mem)
 {
 	struct interp_vector *v = vector_of(cpu);
@@ -48,7 +89,9 @@ void vector_run_unmasked(struct x86_cpu *cpu, const struct interp_insn *i, void 
 	v->saved_flags = cpu->rflags;
 	before = mxcsr_get();
 	unmasked = ~(before >> 7) & VECTOR_MXCSR_FLAGS;
-	if (unmasked & FLAG_UE) {
+	if ((unmasked & FLAG_UE) && i->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH) {
+		tiny = has_tiny_halves(cpu, i) ? FLAG_UE : 0;
+	} else if (unmasked & FLAG_UE) {
 		/*
 		 * Unmasked, underflow is a tiny result; masked, it must be inexact too (SDM 1 4.9.1.5).
 		 * Flush-to-zero reports every tiny one: ask that way first.
