@@ -98,6 +98,14 @@ static bool is_resting(const struct translate_direct *d)
 
 /* ---- creation ---- */
 
+#define AREA_MXCSR 24
+#define AREA_ST 32
+#define AREA_LEGACY 416 /* the rest up to the header is nobody's or the kernel's */
+#define AREA_HEADER 512
+#define AREA_EXTENDED 576
+#define AREA_PKRU 2688        /* as the host's CPUs have it; the guest's is elsewhere */
+#define XSTATE UINT64_C(0xe7) /* x87 to AVX-512: what the host's XCR0 may have of these */
+
 static uint64_t host_xcr0(void)
 {
 	uint32_t lo, hi;
@@ -127,6 +135,7 @@ void translate_direct_create(struct translate *t)
 	d->t = t;
 	d->listener = d->pipe[0] = d->pipe[1] = d->pidfd = -1;
 	d->host_xcr0 = host_xcr0();
+	d->vector_size = x86_fpu_area_size(d->host_xcr0 & XSTATE);
 	d->always = wish && *wish == 'a';
 	d->credit = CREDIT_START;
 	d->rest = REST_MIN;
@@ -205,13 +214,6 @@ void translate_direct_wiped(struct translate *t)
 static const uint8_t gregs[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
 				   REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
 
-#define AREA_MXCSR 24
-#define AREA_ST 32
-#define AREA_LEGACY 416 /* the rest up to the header is nobody's or the kernel's */
-#define AREA_HEADER 512
-#define AREA_EXTENDED 576
-#define AREA_PKRU 2688        /* as the host's CPUs have it; the guest's is elsewhere */
-#define XSTATE UINT64_C(0xe7) /* x87 to AVX-512: what the host's XCR0 may have of these */
 #define FLAGS_USER (X86_ARITH_FLAGS | X86_DF | X86_ID)
 #define FLAGS_APART (X86_TF | X86_IOPL | X86_NT | X86_RF | X86_AC | X86_VIF | X86_VIP | BIT64(17))
 
@@ -224,12 +226,15 @@ static uint32_t extended_end(uint32_t size)
 	return size < AREA_PKRU ? size : AREA_PKRU;
 }
 
-static void fpu_from(struct x86_cpu *cpu, const uint8_t *image, uint32_t size)
+/* The frame may be of the guest's making: of what it says there may only be what the processor could be in. */
+static void fpu_from(struct translate_direct *d, const uint8_t *image, uint32_t size)
 {
-	uint8_t *area = cpu->fpu.area;
-	uint64_t ours = guest_load64(area + AREA_HEADER), theirs = guest_load64(image + AREA_HEADER);
+	uint8_t *area = d->t->cpu->fpu.area;
+	uint64_t ours = guest_load64(area + AREA_HEADER);
+	uint64_t theirs = guest_load64(image + AREA_HEADER) & d->host_xcr0;
 
-	tz_copy(area, image, AREA_MXCSR + 4);
+	tz_copy(area, image, AREA_MXCSR);
+	guest_store32(area + AREA_MXCSR, guest_load32(image + AREA_MXCSR) & x86_fpu_mxcsr_mask());
 	tz_copy(area + AREA_ST, image + AREA_ST, AREA_LEGACY - AREA_ST);
 	tz_copy(area + AREA_EXTENDED, image + AREA_EXTENDED, extended_end(size) - AREA_EXTENDED);
 	guest_store64(area + AREA_HEADER, (ours & ~XSTATE) | (theirs & XSTATE));
@@ -247,6 +252,11 @@ static void fpu_to(struct x86_cpu *cpu, uint8_t *image, uint32_t size)
 	guest_store64(image + AREA_HEADER, (theirs & ~XSTATE) | (ours & XSTATE));
 }
 
+static uint64_t canonical(uint64_t base)
+{
+	return (uint64_t)((int64_t)(base << 16) >> 16);
+}
+
 static void state_from(struct translate_direct *d, const ucontext_t *uc, uint32_t vector_size)
 {
 	const greg_t *g = uc->uc_mcontext.gregs;
@@ -259,9 +269,9 @@ static void state_from(struct translate_direct *d, const ucontext_t *uc, uint32_
 	/* RF is that of the host's fault. */
 	cpu->rflags = (cpu->rflags & ~(FLAGS_USER | X86_TF | X86_AC | X86_NT)) |
 		      (flags & (FLAGS_USER | X86_TF | X86_AC | X86_NT));
-	cpu->seg[X86_FS].base = d->region->report.fs_base;
-	cpu->seg[X86_GS].base = d->region->report.gs_base;
-	fpu_from(cpu, (const uint8_t *)uc->uc_mcontext.fpregs, vector_size);
+	cpu->seg[X86_FS].base = canonical(d->region->report.fs_base);
+	cpu->seg[X86_GS].base = canonical(d->region->report.gs_base);
+	fpu_from(d, (const uint8_t *)uc->uc_mcontext.fpregs, vector_size);
 }
 
 static void state_to(struct translate_direct *d, ucontext_t *uc, uint32_t vector_size)
@@ -428,7 +438,7 @@ static tz_noreturn void lost(struct translate_direct *d)
 {
 	direct_twin_end(d);
 	d->cr3 = 0;
-	d->failed = ++d->losses >= LOSSES;
+	d->failed = ++d->losses >= LOSSES && !d->always;
 	STAT_INC(d->t->cpu, DIRECT_LOSSES);
 	x86_raise_gp0(d->t->cpu);
 }

@@ -20,7 +20,8 @@
  * is not writable. What the guest can do to itself with them (frames of its own making) it can do to its own address
  * space alone: a runner that has served one is replaced before another gets its pages; also when that comes under the
  * same CR3, as then no page is where it was. The guest can read and write its own state there, and read the stub and
- * the orders; nothing of this process is in the twin.
+ * the orders; nothing of this process is in the twin. Frames are taken for what they may be, the guest's own; who has
+ * had signals blocked by one is ended when he does not hear what he is asked (direct_twin_interrupt()).
  *
  * Instructions that the processor would execute for the host instead of the guest without a fault (CPUID, SGDT, LAR
  * and such: direct_scan.c) keep their page from being executed there. Selectors are the host's; for a guest whose
@@ -120,6 +121,8 @@ struct translate_direct {
 	bool always;       /* TRAPEZE_DIRECT=always: whatever it costs */
 	unsigned losses;
 	uint64_t host_xcr0;
+	uint32_t vector_size;   /* of the host's frames, at least */
+	_Atomic uint64_t asked; /* what the runner had run when it was first asked for the vCPU; 0: it was not */
 
 	/* Where memory slots are in the twin, not accessible; 0: not there. */
 	struct direct_alias {

@@ -520,6 +520,59 @@ bool direct_twin_start(struct translate_direct *d)
 
 /* ---- here: taking turns ---- */
 
+/* Of a task: is SIGUSR1 blocked? (proc(5), "SigBlk") */
+static bool blocks_attention(pid_t pid)
+{
+	static const char field[] = "\nSigBlk:\t";
+	char path[32] = "/proc/", text[2048];
+	long fd, size;
+	uint64_t mask = 0;
+	unsigned end = 6;
+
+	for (uint32_t unit = 1000000000; unit; unit /= 10)
+		if ((uint32_t)pid >= unit)
+			path[end++] = (char)('0' + (uint32_t)pid / unit % 10);
+	tz_copy(path + end, "/status", sizeof("/status"));
+	fd = raw_syscall(SYS_open, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
+	if (fd < 0)
+		return false;
+	size = raw_syscall(SYS_read, fd, (long)text, sizeof(text), 0, 0);
+	raw_syscall(SYS_close, fd, 0, 0, 0, 0);
+	for (long n = 0; n + (long)sizeof(field) + 16 <= size; n++) {
+		unsigned same = 0;
+
+		while (same < sizeof(field) - 1 && text[n + same] == field[same])
+			same++;
+		if (same < sizeof(field) - 1)
+			continue;
+		for (unsigned k = 0; k < 16; k++) {
+			char c = text[n + same + k];
+
+			mask = mask << 4 | (unsigned)(c > '9' ? c - 'a' + 10 : c - '0');
+		}
+		break;
+	}
+	return mask & BIT64(SIGUSR1 - 1);
+}
+
+/*
+ * Asked again and again (core/ticker.c) and running all the while: a frame of its own making can have had the kernel
+ * block the signal.
+ */
+#define UNHEARD_NS 10000000
+
+static bool is_deaf(struct translate_direct *d)
+{
+	struct timespec t = { 0 };
+	uint64_t now, first = 0;
+
+	/* clock_getcpuclockid(3): what the process has run. */
+	raw_syscall(SYS_clock_gettime, (long)(~(uint64_t)d->runner << 3 | 2), (long)&t, 0, 0, 0);
+	now = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec + 1;
+	return !atomic_compare_exchange_strong(&d->asked, &first, now) && now > first && now - first >= UNHEARD_NS &&
+	       blocks_attention(d->runner);
+}
+
 void direct_twin_interrupt(struct x86_cpu *cpu)
 {
 	struct translate_direct *d = translate_of(cpu)->direct;
@@ -530,6 +583,8 @@ void direct_twin_interrupt(struct x86_cpu *cpu)
 	 */
 	if (raw_syscall(SYS_pidfd_send_signal, d->pidfd, SIGUSR1, 0, 0, 0) || is_gone(d->runner))
 		raw_syscall(SYS_write, d->pipe[1], (long)"\0", 1, 0, 0);
+	else if (is_deaf(d))
+		raw_syscall(SYS_pidfd_send_signal, d->pidfd, SIGKILL, 0, 0, 0);
 }
 
 /*
@@ -624,6 +679,7 @@ enum direct_result direct_twin_go(struct translate_direct *d)
 	if (!d->sync)
 		stay_together(d);
 	d->notice = 0;
+	atomic_store(&d->asked, 0);
 	cpu->interrupt = direct_twin_interrupt;
 	/* Who asks for attention from now on finds that, who did before is seen here. */
 	if (atomic_load(&cpu->attention))
@@ -672,7 +728,6 @@ bool direct_twin_renew(struct translate_direct *d)
 
 #define FRAME_SW 464
 #define FRAME_SW_SIZE (FRAME_SW + 16)
-#define FRAME_MIN 576u
 
 static bool on_signal_stack(const struct translate_direct *d, uint64_t at, uint64_t size, uint64_t align)
 {
@@ -690,10 +745,10 @@ ucontext_t *direct_twin_context(struct translate_direct *d, uint32_t *vector_siz
 	if (!on_signal_stack(d, d->where[2], offsetof(ucontext_t, uc_sigmask) + 8, 8))
 		return NULL;
 	fp = (uint64_t)(uintptr_t)uc->uc_mcontext.fpregs;
-	if (!on_signal_stack(d, fp, FRAME_MIN, 64))
+	if (!on_signal_stack(d, fp, FRAME_SW_SIZE + 4, 64))
 		return NULL;
 	*vector_size = guest_load32((const uint8_t *)uc->uc_mcontext.fpregs + FRAME_SW_SIZE);
-	return *vector_size >= FRAME_MIN && on_signal_stack(d, fp, *vector_size, 64) ? uc : NULL;
+	return *vector_size >= d->vector_size && on_signal_stack(d, fp, *vector_size, 64) ? uc : NULL;
 }
 
 void direct_twin_tidy(struct translate_direct *d)
