@@ -433,6 +433,9 @@ static void odd_states(void)
 /* All control words there are, each over a stop. */
 USER(control_words, "ldmxcsr (%rdi); fldcw 4(%rdi); addps %xmm1, %xmm0; int3; stmxcsr 8(%rdi); fnstcw 12(%rdi); hlt");
 
+/* Results of 16 bits that are tiny, exact or not. */
+USER(halves, "ldmxcsr (%rdi); vcvtps2ph $4, %xmm1, %xmm0; hlt");
+
 static bool behind_int3(struct frame *f)
 {
 	(void)f;
@@ -461,6 +464,24 @@ static void control_states(void)
 		kept += got.vector == 13 && got.rip != AT(control_words) && words[1] == words[0];
 	}
 	frame_hooks[3] = 0;
+	for (unsigned n = 0; n < 400 && has_feature(1, 2, 29) && (native_xcr0 & 4); n++) {
+		u32 *xmm1 = (u32 *)(image[0] + 176);
+		struct frame f;
+
+		random_vectors(&seed);
+		fill_random(&f);
+		for (unsigned i = 0; i < 4; i++) {
+			u64 r = random64(&seed);
+
+			/* From 2^-26 to 2^-12, of few bits. */
+			xmm1[i] = (u32)(101 + r % 15) << 23 | (r >> 8 & 0x7fffff & (~0u << (r >> 40) % 24)) |
+				  (r >> 63) << 31;
+		}
+		f.rip = AT(halves);
+		f.rdi = USTACK;
+		words[0] = random64(&seed) & 0xffff;
+		wrong += !both_agree(&f);
+	}
 	check_equal("MXCSR and FCW of all kinds", wrong, 0);
 	check("those that stop nothing are kept", kept > 30);
 }

@@ -3,11 +3,13 @@
 import functools
 import hashlib
 import os
+import pathlib
 import re
 import signal
 import struct
 import subprocess
 import termios
+import time
 
 import pytest
 
@@ -101,6 +103,62 @@ def test_user_code_in_its_own_process(program, variant, entries, monkeypatch):
     assert done.returncode == 1, done
     assert sum(map(int, re.findall(r"direct_entries +(\d+)", done.stdout + done.stderr))) >= entries, done
     assert sum(map(int, re.findall(r"direct_losses +(\d+)", done.stdout + done.stderr))) == 0, done
+
+
+def processes_of(session):
+    """Those that live, by their numbers: (state, ppid, pgrp, session ...) stand behind the name in parentheses."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] not in "ZX":
+            found.append(int(pid))
+    return found
+
+
+def wait_for_none(session):
+    deadline = time.monotonic() + PATIENCE
+    while processes_of(session) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not processes_of(session)
+
+
+def start_hostile():
+    return subprocess.Popen([TRAPEZE, "run", "--accel", "translate", "--no-reboot", "--stats", "--cpu", "max", "--kernel",
+                             GUESTS / "hostile64.flat", *DEBUG_EXIT], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
+                            env=dict(os.environ, TRAPEZE_DIRECT="always"))
+
+
+def test_hostile_program_in_its_own_process():
+    """It attacks the process that executes it, dies of that often, and leaves nothing behind."""
+    if direct_missing():
+        pytest.skip(direct_missing())
+    process = start_hostile()
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert process.returncode == 1 and "not ok" not in out, out + err
+    assert "found where it is executed" in out
+    assert sum(map(int, re.findall(r"direct_losses +(\d+)", out + err))) > 20, out + err
+    assert "given up" not in err
+    wait_for_none(process.pid)
+
+
+def test_killed_monitor_takes_user_code_along():
+    if direct_missing():
+        pytest.skip(direct_missing())
+    process = start_hostile()
+    try:
+        assert any("found where it is executed" in line for line in process.stdout)
+        assert len(processes_of(process.pid)) > 1
+    finally:
+        process.kill()
+        process.communicate()
+    wait_for_none(process.pid)
 
 
 def test_user_code_in_its_own_process_debian(guest_dir, monkeypatch):
