@@ -459,7 +459,7 @@ static enum outcome page_fault(struct translate_direct *d, const ucontext_t *uc)
 	uint64_t page, error = (uint64_t)uc->uc_mcontext.gregs[REG_ERR];
 	unsigned kind = error & PF_FETCH ? X86_ACCESS_EXEC : error & PF_WRITE ? X86_ACCESS_WRITE : X86_ACCESS_READ;
 
-	d->want = TRANSLATE_NO_PAGE;
+	d->want = d->unfit = TRANSLATE_NO_PAGE;
 	if (!info)
 		lost(d);
 	if (info->si_code == SI_KERNEL || uc->uc_mcontext.gregs[REG_TRAPNO] != X86_PF_EXC)
@@ -617,7 +617,8 @@ static bool step(struct translate_direct *d)
 	struct x86_cpu *cpu = d->t->cpu;
 	uint64_t page = cpu->rip & ~TZ_PAGE_MASK;
 
-	if (d->want == (page | X86_ACCESS_EXEC)) {
+	/* Not if the guest has yet to bring it. */
+	if (d->want == (page | X86_ACCESS_EXEC) && d->unfit == page) {
 		visit_begin(d, page);
 		return false;
 	}

@@ -154,7 +154,8 @@ struct translate_direct {
 	unsigned looks;     /* found running so often */
 	uint64_t looked;
 
-	uint64_t want; /* page that the guest is about to get, | kind of access; TRANSLATE_NO_PAGE */
+	uint64_t want;  /* page that the guest is about to get, | kind of access; TRANSLATE_NO_PAGE */
+	uint64_t unfit; /* page of code that was refused last; TRANSLATE_NO_PAGE */
 
 	/* The account, in TSC cycles: what being here may yet cost. */
 	int64_t credit;

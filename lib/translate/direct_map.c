@@ -228,12 +228,15 @@ static bool hold_code(struct translate_direct *d, uint64_t gva, const struct x86
 	const uint8_t *host = (const uint8_t *)e->host, *before = code_at(d, gva - TZ_PAGE_SIZE),
 		      *after = code_at(d, gva + TZ_PAGE_SIZE);
 
+	d->unfit = gva;
 	if (is_refused(d, gpa))
 		return false;
 	translate_protect(d->t, gpa);
 	if (direct_scan_known(d->scans, host, before ? before + TZ_PAGE_SIZE - DIRECT_SCAN_BEFORE : NULL, after,
-			      d->avoid))
+			      d->avoid)) {
+		d->unfit = TRANSLATE_NO_PAGE;
 		return true;
+	}
 	translate_protect_done(d->t, gpa);
 	*refusal_of(d, gpa) = (struct direct_refusal){ gpa, BELIEF };
 	STAT_INC(d->t->cpu, DIRECT_SENSITIVE);
