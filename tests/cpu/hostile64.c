@@ -17,7 +17,7 @@
 #define AREA_COUNT 65536u
 #define STACK 0x1000u /* of signals */
 #define STACK_SIZE 0x10000u
-#define REGION_PAGES 24u /* looked at */
+#define REGION_PAGES 64u /* looked at */
 #define SYS_GETPPID 110
 #define SYS_RT_SIGRETURN 15
 
