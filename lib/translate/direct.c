@@ -394,6 +394,8 @@ bool translate_direct_visit(struct translate *t)
 	if (t->cpu->cpl == 3)
 		return is_visit(t->direct);
 	t->visits = false;
+	if (t->direct->always)
+		t->direct->visit = TRANSLATE_NO_PAGE;
 	return false;
 }
 

@@ -154,7 +154,8 @@ def test_killed_monitor_takes_user_code_along():
     process = start_hostile()
     try:
         assert any("found where it is executed" in line for line in process.stdout)
-        assert len(processes_of(process.pid)) > 1
+        # Between two attacks there may be none for a moment.
+        assert any(len(processes_of(process.pid)) > 1 for _ in range(1000))
     finally:
         process.kill()
         process.communicate()
