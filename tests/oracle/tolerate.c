@@ -261,12 +261,47 @@ static bool is_two_faults(const struct pair *p)
 		(p->hw->s.vector == V_PF && p->emu->s.vector == V_GP));
 }
 
+/* Before the segment's base, of an instruction that hardware has not done. */
+static uint64_t offset_of(const struct pair *p, const ZydisDecodedOperand *mem)
+{
+	const uint64_t *gpr = p->hw->s.gpr;
+	uint64_t a = mem->mem.disp.has_displacement ? (uint64_t)mem->mem.disp.value : 0;
+	unsigned base = gpr_number(mem->mem.base), index = gpr_number(mem->mem.index);
+
+	if (mem->mem.base == ZYDIS_REGISTER_RIP || mem->mem.base == ZYDIS_REGISTER_EIP)
+		a += p->start + p->zi->length;
+	else
+		a += base < 16 ? gpr[base] : 0;
+	a += index < 16 ? gpr[index] * mem->mem.scale : 0;
+	return a & UINT64_MAX >> (64 - p->zi->address_width);
+}
+
+static uint64_t base_of(const struct pair *p, const ZydisDecodedOperand *mem)
+{
+	const struct state *s = p->hw->s.sel[CS] == SEL_USER_CS32 ? p->in : &p->hw->s;
+
+	return mem->mem.segment == ZYDIS_REGISTER_FS   ? s->fs_base
+	       : mem->mem.segment == ZYDIS_REGISTER_GS ? s->gs_base
+						       : 0;
+}
+
+static bool is_canonical(uint64_t a)
+{
+	return (uint64_t)((int64_t)(a << 16) >> 16) == a;
+}
+
 static bool is_segment_wrap(const struct pair *p)
 {
 	const ZydisDecodedOperand *mem = visible_memory(p->zi, p->zo);
+	uint64_t base, offset;
 
-	return p->hw->s.vector == V_GP && differ(p) && features_host_is_amd() && mem &&
-	       (mem->mem.segment == ZYDIS_REGISTER_FS || mem->mem.segment == ZYDIS_REGISTER_GS);
+	if (p->hw->s.vector != V_GP || !differ(p) || p->hw->s.rip != p->start || p->hw->s.sel[CS] == SEL_USER_CS32 ||
+	    !features_host_is_amd() || !mem ||
+	    (mem->mem.segment != ZYDIS_REGISTER_FS && mem->mem.segment != ZYDIS_REGISTER_GS))
+		return false;
+	base = base_of(p, mem);
+	offset = offset_of(p, mem);
+	return !is_canonical(offset) && (int64_t)(base ^ offset) < 0 && is_canonical(base + offset);
 }
 
 static bool is_xsave_extent(const struct pair *p)
@@ -330,14 +365,36 @@ static bool is_vector_ac(const struct pair *p)
 	       (!features_host_is_amd() || p->zi->meta.category == ZYDIS_CATEGORY_COMPRESS);
 }
 
+/*
+ * Hardware has faulted in the operand, some bytes of which are masked off; the engines not, or at another byte, an
+ * active one.
+ */
 static bool is_maskmov(const struct pair *p)
 {
-	switch (p->zi->mnemonic) {
-	case ZYDIS_MNEMONIC_MASKMOVQ:
-	case ZYDIS_MNEMONIC_MASKMOVDQU:
-	case ZYDIS_MNEMONIC_VMASKMOVDQU: return p->hw->s.vector == V_PF || p->hw->s.vector == V_GP;
-	default: return false;
+	const struct state *hw = &p->hw->s, *emu = &p->emu->s;
+	bool mmx = p->zi->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
+	unsigned n = mmx ? 8 : 16, off = 0, regs[3] = { 0 }, count = 0;
+	uint64_t at = 0, mask = UINT64_MAX >> (64 - p->zi->address_width);
+	const uint8_t *bytes;
+
+	if ((!mmx && p->zi->mnemonic != ZYDIS_MNEMONIC_MASKMOVDQU && p->zi->mnemonic != ZYDIS_MNEMONIC_VMASKMOVDQU) ||
+	    hw->rip != p->start)
+		return false;
+	for (unsigned k = 0; k < p->zi->operand_count; k++) {
+		if (p->zo[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			at = offset_of(p, &p->zo[k]) + base_of(p, &p->zo[k]);
+		else if (p->zo[k].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT && count < ARRAY_SIZE(regs))
+			regs[count++] = (unsigned)ZydisRegisterGetId(p->zo[k].reg.value);
 	}
+	/* The mask is the second one. MMX registers count from TOP. */
+	bytes = mmx ? hw->area + 32 + 16 * ((regs[1] - (hw->area[3] >> 3)) & 7) : hw->area + 160 + 16 * regs[1];
+	for (unsigned k = 0; k < n; k++)
+		off += !(bytes[k] & 0x80);
+	if (!off || (emu->rip == p->start && emu->vector != V_PF && emu->vector != V_GP && emu->vector != V_SS))
+		return false;
+	if (emu->vector == V_PF && emu->rip == p->start && ((emu->cr2 - at) & mask) >= n)
+		return false;
+	return hw->vector == V_GP || (hw->vector == V_PF && ((hw->cr2 - at) & mask) < n);
 }
 
 static bool is_cmps_mnemonic(const ZydisDecodedInstruction *zi)
