@@ -55,9 +55,9 @@ static bool has_tiny_halves(struct x86_cpu *cpu, const struct interp_insn *i)
 	while (*p != 0xc4 && *p != 0x62)
 		p++;
 	/* SDM 2A 2.3.5, 2.7.1. */
-	reg = ~p[1] >> 7 << 3 & 8;
+	reg = p[1] & 0x80 ? 0 : 8;
 	if (*p == 0x62) {
-		reg |= (~p[1] & 0x10u) | (p[5] >> 3 & 7);
+		reg |= (p[1] & 0x10 ? 0 : 16) | (p[5] >> 3 & 7);
 		if ((p[3] & 0x10) && p[5] >= 0xc0) /* {sae}: no exceptions */
 			return false;
 		count = 4u << (p[3] >> 5 & 3);
