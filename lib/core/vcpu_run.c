@@ -14,7 +14,7 @@
 #include "x86/tlb.h"
 
 #define GO_ON 1
-#define REST_MS 2 /* what is arranged for a long sleep is arranged no more often */
+#define REST_MS 10 /* what is arranged for a long sleep is arranged no more often */
 
 /* The client may write it at any time. */
 static bool immediate_exit(const struct vcpu *vcpu)
