@@ -449,6 +449,17 @@ static bool is_many_accesses(const struct pair *p)
 	       (((hw->cr2 - emu->cr2) & mask) < n || ((emu->cr2 - hw->cr2) & mask) < n);
 }
 
+/* Far CALL from 64-bit code to 32-bit code with its stack above 4 GiB: hardware has pushed at ESP. */
+static bool is_truncated_push(const struct pair *p)
+{
+	const struct state *hw = &p->hw->s, *emu = &p->emu->s;
+	uint64_t n = extent(p), rsp = hw->gpr[RSP];
+
+	return p->zi->mnemonic == ZYDIS_MNEMONIC_CALL && n && features_host_is_amd() && hw->sel[CS] != SEL_USER_CS32 &&
+	       hw->vector == V_PF && emu->vector == V_PF && rsp >> 32 && (uint32_t)rsp - hw->cr2 - 1 < n &&
+	       rsp - emu->cr2 - 1 < n;
+}
+
 /* What hardware had stored below rSP when it faulted: made as the engine's, which store nothing then. */
 static void hide_pushes(const struct pair *p, uint64_t end)
 {
@@ -589,6 +600,11 @@ bool tolerate_instruction(const struct pair *p)
 	if (is_cmps(p)) {
 		tolerate(TOL_CMPS);
 		hw->vector = emu->vector;
+		hw->error = emu->error;
+		hw->cr2 = emu->cr2;
+	}
+	if (is_truncated_push(p)) {
+		tolerate(TOL_TRUNCATED_PUSH);
 		hw->error = emu->error;
 		hw->cr2 = emu->cr2;
 	}
