@@ -21,7 +21,7 @@ $(BUILD)/guests/%64.flat: tests/cpu/%64.c $(GUEST64_DEPS)
 	@$(CC) -m64 $(GUEST_FLAGS) $(GUEST_LINK) -o $(@:.flat=.elf) $(GUEST64_LIB) $<
 	@objcopy -O elf32-i386 $(@:.flat=.elf) $@
 
-$(BUILD)/guests/%32.flat: tests/cpu/%32.c tests/cpu/lib/guest.lds
+$(BUILD)/guests/%32.flat: tests/cpu/%32.c tests/cpu/lib/guest32.h tests/cpu/lib/guest.lds
 	@mkdir -p $(@D)
 	@$(CC) -m32 $(GUEST_FLAGS) $(GUEST_LINK) -o $@ $<
 

@@ -24,7 +24,8 @@
  * had signals blocked by one is ended when he does not hear what he is asked (direct_twin_interrupt()).
  *
  * Instructions that the processor would execute for the host instead of the guest without a fault (CPUID, SGDT, LAR
- * and such: direct_scan.c) keep their page from being executed there. Selectors are the host's; for a guest whose
+ * and such: direct_scan.c) keep their page from being executed there; translated code runs it, for a visit
+ * (translate_direct_visit()). Selectors are the host's; for a guest whose
  * programs have others than those of 64-bit Linux, instructions that see or load them are among those.
  *
  * A stop costs some 10 us, so an account decides whether code runs here or translated (translate_direct_wanted()).

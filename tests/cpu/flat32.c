@@ -3,18 +3,10 @@
  * 32-bit code with flat segments, and with others: what wraps around at 4 GiB, byte registers, FS and GS, faults and
  * single steps in the middle of hot code, code that changes itself, ring 3. Its own Multiboot start.
  */
-#include <stdbool.h>
-#include <stdint.h>
+#include "guest32.h"
 
-typedef uint8_t u8;
-typedef uint16_t u16;
-typedef uint32_t u32;
-typedef uint64_t u64;
-
-#define COM1 0x3f8
 #define ROUNDS 200
 #define TOP 0xfffff000u
-#define SELECTOR(n, rpl) ((n)*8 + (rpl))
 enum { GDT_CODE = 1, GDT_DATA, GDT_UCODE, GDT_UDATA, GDT_TSS, GDT_BASED, GDT_SMALL, GDT_READONLY, GDT_DOWN, GDT_COUNT };
 
 /* As the entry stubs leave it. */
@@ -34,7 +26,6 @@ static u8 buffer[8192] __attribute__((aligned(4096)));
 static volatile struct frame last;
 static volatile u32 __attribute__((used)) resume_eip, resume_esp;
 static volatile u32 steps, step_eip[16];
-static unsigned failures;
 extern char stubs32[], step_first[], step_last[], user_code[];
 void guest_main(void);
 void handle(struct frame *f);
@@ -100,32 +91,6 @@ __asm__(".section .multiboot, \"a\"\n"
 	"%ebx\n"
 	"test %eax, %eax\n jz 2f\n mov (%eax), %ecx\n 2: int $0x80\n .align 4096\n"
 	".bss\n.align 16\n.skip 16384\nmain_stack_top:\n.text\n");
-
-static void outb(u16 port, u8 v)
-{
-	__asm__ volatile("outb %0, %1" ::"a"(v), "Nd"(port));
-}
-
-static void print(const char *s)
-{
-	for (; *s; s++)
-		outb(COM1, (u8)*s);
-}
-
-static void check(const char *name, bool ok)
-{
-	print(ok ? "ok " : "not ok ");
-	print(name);
-	print("\n");
-	failures += !ok;
-}
-
-static void guest_exit(u32 status)
-{
-	__asm__ volatile("outl %0, %1" ::"a"(status), "Nd"((u16)0xf4));
-	for (;;)
-		__asm__ volatile("hlt");
-}
 
 void handle(struct frame *f)
 {

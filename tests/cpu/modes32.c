@@ -3,17 +3,9 @@
  * The modes below 64-bit: real mode and back, 2-level and PAE paging, virtual-8086 mode, call gates,
  * ring 3, hardware task switches (SDM 3A 5.8, 7.3, 20). Its own Multiboot start, in 32-bit protected mode.
  */
-#include <stdbool.h>
-#include <stdint.h>
+#include "guest32.h"
 
-typedef uint8_t u8;
-typedef uint16_t u16;
-typedef uint32_t u32;
-typedef uint64_t u64;
-
-#define COM1 0x3f8
 #define REAL_AT 0x8000 /* where 16-bit code is copied */
-#define SELECTOR(n, rpl) ((n)*8 + (rpl))
 enum { GDT_CODE = 1, GDT_DATA, GDT_CODE16, GDT_DATA16, GDT_UCODE, GDT_UDATA, GDT_TSS, GDT_TSS2, GDT_GATE, GDT_COUNT };
 
 struct tss32 {
@@ -37,7 +29,6 @@ static u64 pae_pdpt[4] __attribute__((aligned(32)));
 static u64 pae_pd[4][512] __attribute__((aligned(4096)));
 static volatile struct frame last;
 static volatile u32 __attribute__((used)) resume_eip, resume_esp, gate_sum, task_ran, task_cr0;
-static unsigned failures;
 extern char real_start[], real_end[], v86_start[], v86_end[], stubs32[];
 void guest_main(void);
 void handle(struct frame *f);
@@ -106,32 +97,6 @@ __asm__(".section .multiboot, \"a\"\n"
 	"mov $0x1234, %ax\n push %ax\n pop %bx\n mov %bx, 0\n" /* DS = 0x2000 */
 	"int $0x21\n"                                          /* IOPL 0: #GP for the monitor */
 	"v86_end:\n.code32\n");
-
-static void outb(u16 port, u8 v)
-{
-	__asm__ volatile("outb %0, %1" ::"a"(v), "Nd"(port));
-}
-
-static void print(const char *s)
-{
-	for (; *s; s++)
-		outb(COM1, (u8)*s);
-}
-
-static void check(const char *name, bool ok)
-{
-	print(ok ? "ok " : "not ok ");
-	print(name);
-	print("\n");
-	failures += !ok;
-}
-
-static void guest_exit(u32 status)
-{
-	__asm__ volatile("outl %0, %1" ::"a"(status), "Nd"((u16)0xf4));
-	for (;;)
-		__asm__ volatile("hlt");
-}
 
 void handle(struct frame *f)
 {
