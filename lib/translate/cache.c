@@ -56,8 +56,10 @@ int translate_cache_create(struct translate *t)
 	err = t->arena == MAP_FAILED ? -ENOMEM : translate_perf_map_init() ? map_code_for_perf(t) : map_code(t);
 	if (err)
 		return err;
-	if (!tz_nh_key(t->page_key, TRANSLATE_PAGE_WORDS))
+	if (!tz_nh_key(t->page_key, TRANSLATE_PAGE_WORDS) || !tz_nh_key(&t->no_stack, 1))
 		return -EIO;
+	/* Bits 63 and 62 differ: not canonical. */
+	t->no_stack = (TRANSLATE_NO_PAGE | t->no_stack >> 3) & ~(uint64_t)TZ_PAGE_MASK;
 	t->arena_used = TRANSLATE_ARENA_START;
 	translate_stubs_create(t);
 	t->fixed = t->used;
@@ -65,8 +67,8 @@ int translate_cache_create(struct translate *t)
 	translate_jump_create(t);
 	t->victim_count = TRANSLATE_VICTIMS;
 	translate_victim_clear(t);
-	t->frame->stack_page = TRANSLATE_NO_PAGE;
-	t->frame->window = (uint64_t)(uintptr_t)t->frame->nowhere - TRANSLATE_NO_PAGE;
+	t->frame->stack_page = t->no_stack;
+	t->frame->window = (uint64_t)(uintptr_t)t->frame->nowhere - t->no_stack;
 	return 0;
 }
 

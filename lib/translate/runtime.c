@@ -40,7 +40,7 @@ static void frame_enter32(struct translate *t)
 	frame->fs_beyond = translate_unlimited(&cpu->seg[X86_FS]) ? 0 : TRANSLATE_NO_PAGE;
 	frame->gs_beyond = translate_unlimited(&cpu->seg[X86_GS]) ? 0 : TRANSLATE_NO_PAGE;
 	if (unlikely(!is_stack_page32(frame->stack_page)))
-		frame->stack_page = TRANSLATE_NO_PAGE;
+		frame->stack_page = t->no_stack;
 }
 
 static void frame_enter(struct translate *t)
@@ -56,14 +56,14 @@ static void frame_enter(struct translate *t)
 	if (unlikely(t->tlb_generation != tlb_generation(cpu))) {
 		t->tlb_generation = tlb_generation(cpu);
 		translate_victim_clear(t);
-		frame->stack_page = TRANSLATE_NO_PAGE;
+		frame->stack_page = t->no_stack;
 	}
 	if (unlikely(cpu->code_size != 8))
 		frame_enter32(t);
-	if (unlikely(t->window_mmu != cpu->mmu_index || frame->stack_page == TRANSLATE_NO_PAGE)) {
+	if (unlikely(t->window_mmu != cpu->mmu_index || frame->stack_page == t->no_stack)) {
 		t->window_mmu = cpu->mmu_index;
-		frame->stack_page = TRANSLATE_NO_PAGE;
-		frame->window = (uint64_t)(uintptr_t)frame->nowhere - TRANSLATE_NO_PAGE;
+		frame->stack_page = t->no_stack;
+		frame->window = (uint64_t)(uintptr_t)frame->nowhere - t->no_stack;
 	}
 }
 

@@ -56,7 +56,7 @@
 #define TRANSLATE_ARENA_START 8 /* offset 0 is nothing */
 #define TRANSLATE_MAILBOX 32
 
-/* No canonical address is near it. With it goes a window on translate_frame.nowhere. */
+/* No canonical address is near it. */
 #define TRANSLATE_NO_PAGE (UINT64_C(1) << 62)
 
 /* What translated code reaches through GS. */
@@ -229,6 +229,11 @@ struct translate {
 		struct interp_insn insn;
 	} decoded[1u << TRANSLATE_INSN_BITS];
 
+	/*
+	 * The stack window's page when there is none; with it goes a window on frame.nowhere. Random and not canonical,
+	 * as who has RSP there would use it.
+	 */
+	uint64_t no_stack;
 	uint64_t mode[X86_MMU_COUNT]; /* of the jump caches */
 	uint32_t epoch;               /* counts entries from the client, which may have changed code meanwhile */
 	struct translate_jumps {
