@@ -124,7 +124,6 @@ static void create_machine(struct world *w)
 		.net_count = 1,
 		.shares = shares,
 		.share_count = 1,
-		.cmdline = "",
 	};
 
 	CHECK(ram_create(&w->ram, RAM_SIZE) == 0);
