@@ -40,10 +40,11 @@
 #define REST_MAX 600000000
 #define STOP_MAX 400000 /* more than this is somebody else's time */
 #define RENEWAL 300000
-#define VISIT_MAX 1000000
-#define VISIT_REST 2000000
-#define LOOK 1000000 /* apart, lest one interrupt be many */
-#define LOOKS 8      /* that find the same address space, before the twin becomes its */
+#define VISIT_MAX                                                                                                      \
+	1000000 /* longer is no visit (translate_direct_visit()); so long here, and the next one is short again */
+#define VISIT_REST 2000000 /* what follows at first */
+#define LOOK 1000000       /* apart, lest one interrupt be many */
+#define LOOKS 8            /* that find the same address space, before the twin becomes its */
 #define LOSSES 8
 
 static uint64_t tsc(void)
@@ -72,9 +73,7 @@ static void account_ran(struct translate_direct *d, uint64_t cycles)
 
 static void rest(struct translate_direct *d, uint64_t cycles)
 {
-	uint64_t now = tsc();
-
-	d->rest_until = now + cycles;
+	d->rest_until = tsc() + cycles;
 	STAT_INC(d->t->cpu, DIRECT_RESTS);
 	STAT_ADD(d->t->cpu, DIRECT_REST_CYCLES, cycles);
 }
@@ -638,7 +637,7 @@ static bool make_ready(struct translate_direct *d)
 	d->drop_all |= d->avoid != avoid;
 	d->avoid = avoid;
 	if (direct_map_collides(d)) {
-		d->rest_until = tsc() + REST_MAX;
+		rest(d, REST_MAX);
 		return false;
 	}
 	/* Another address space under the same CR3 would have hardly a page where this one had it, and none to write

@@ -25,8 +25,8 @@
  *
  * Instructions that the processor would execute for the host instead of the guest without a fault (CPUID, SGDT, LAR
  * and such: direct_scan.c) keep their page from being executed there; translated code runs it, for a visit
- * (translate_direct_visit()). Selectors are the host's; for a guest whose
- * programs have others than those of 64-bit Linux, instructions that see or load them are among those.
+ * (translate_direct_visit()). Selectors are the host's; for a guest whose programs have others than those of 64-bit
+ * Linux, instructions that see or load them are among those.
  *
  * A stop costs some 10 us, so an account decides whether code runs here or translated (translate_direct_wanted()).
  * TRAPEZE_DIRECT=0 in the environment turns it off, =always (for tests) uses it whatever it costs.

@@ -130,7 +130,6 @@ static struct translate_block *block_at_rip(struct x86_cpu *cpu, struct translat
 	return b;
 }
 
-/* The exit has led to `b`. In the same mode, but for windows. */
 /* 32-bit code that goes on behind 4 GiB at 0 is led there by C: jumps that are linked and do not poll go forward. */
 static bool wraps(const struct translate *t, const struct translate_block *from, const struct translate_exit *x)
 {
@@ -138,6 +137,7 @@ static bool wraps(const struct translate *t, const struct translate_block *from,
 	       (t->frame->rip_page + (uint64_t)(int64_t)x->record.disp) >> 32;
 }
 
+/* The exit has led to `b`. In the same mode, but for windows. */
 static void link(struct translate *t, struct translate_exit *x, struct translate_block *b)
 {
 	const struct translate_block *from = translate_at(t, x->record.block);
