@@ -40,8 +40,7 @@
 #define REST_MAX 600000000
 #define STOP_MAX 400000 /* more than this is somebody else's time */
 #define RENEWAL 300000
-#define VISIT_MAX                                                                                                      \
-	1000000 /* longer is no visit (translate_direct_visit()); so long here, and the next one is short again */
+#define VISIT_MAX 1000000  /* longer is no visit; who runs here that long has a short rest next */
 #define VISIT_REST 2000000 /* what follows at first */
 #define LOOK 1000000       /* apart, lest one interrupt be many */
 #define LOOKS 8            /* that find the same address space, before the twin becomes its */
