@@ -184,13 +184,13 @@ uint64_t vm_clock_ns(const struct vm_clock *clock)
 
 uint64_t vcpu_tsc_at(const struct vcpu_tsc *tsc, uint64_t host_cycles)
 {
-	return clock_scale(host_cycles, atomic_load_explicit(&tsc->ratio, memory_order_relaxed)) +
-	       atomic_load_explicit(&tsc->offset, memory_order_relaxed);
+	return clock_scale(host_cycles, atomic_load_explicit(&tsc->host.ratio, memory_order_relaxed)) +
+	       atomic_load_explicit(&tsc->host.offset, memory_order_relaxed);
 }
 
 static void tsc_set_value(struct vcpu_tsc *tsc, uint64_t host_cycles, uint64_t value)
 {
-	atomic_store(&tsc->offset, value - clock_scale(host_cycles, atomic_load(&tsc->ratio)));
+	atomic_store(&tsc->host.offset, value - clock_scale(host_cycles, atomic_load(&tsc->host.ratio)));
 }
 
 /* Called with clock->lock held. */
@@ -199,7 +199,7 @@ static void remember_write(struct vm_clock *clock, const struct vcpu_tsc *tsc, u
 	clock->tsc_written = true;
 	clock->tsc_write_value = value;
 	clock->tsc_write_host = host_cycles;
-	clock->tsc_write_offset = atomic_load(&tsc->offset);
+	clock->tsc_write_offset = atomic_load(&tsc->host.offset);
 	clock->tsc_write_khz = atomic_load(&tsc->khz);
 }
 
@@ -208,10 +208,10 @@ void vcpu_tsc_init(struct vcpu_tsc *tsc, struct vm_clock *clock, uint32_t khz)
 	uint64_t now = clock_host_cycles();
 
 	atomic_store(&tsc->khz, khz);
-	atomic_store(&tsc->ratio, clock_ratio(khz, clock_host_khz()));
+	atomic_store(&tsc->host.ratio, clock_ratio(khz, clock_host_khz()));
 	pthread_mutex_lock(&clock->lock);
 	if (clock->tsc_written && clock->tsc_write_khz == khz) {
-		atomic_store(&tsc->offset, clock->tsc_write_offset);
+		atomic_store(&tsc->host.offset, clock->tsc_write_offset);
 	} else {
 		tsc_set_value(tsc, now, 0);
 		remember_write(clock, tsc, now, 0);
@@ -226,12 +226,12 @@ void vcpu_tsc_write(struct vcpu_tsc *tsc, struct vm_clock *clock, uint64_t value
 
 	pthread_mutex_lock(&clock->lock);
 	now = clock_host_cycles();
-	elapsed = clock_scale(now - clock->tsc_write_host, atomic_load(&tsc->ratio));
+	elapsed = clock_scale(now - clock->tsc_write_host, atomic_load(&tsc->host.ratio));
 	distance = value - (clock->tsc_write_value + elapsed);
 	if ((int64_t)distance < 0)
 		distance = -distance;
 	if (clock->tsc_written && clock->tsc_write_khz == khz && distance < khz * UINT64_C(1000)) {
-		atomic_store(&tsc->offset, clock->tsc_write_offset);
+		atomic_store(&tsc->host.offset, clock->tsc_write_offset);
 	} else {
 		tsc_set_value(tsc, now, value);
 		remember_write(clock, tsc, now, value);
@@ -248,6 +248,6 @@ void vcpu_tsc_set_khz(struct vcpu_tsc *tsc, uint32_t khz)
 	now = clock_host_cycles();
 	value = vcpu_tsc_at(tsc, now);
 	atomic_store(&tsc->khz, khz);
-	atomic_store(&tsc->ratio, clock_ratio(khz, clock_host_khz()));
+	atomic_store(&tsc->host.ratio, clock_ratio(khz, clock_host_khz()));
 	tsc_set_value(tsc, now, value);
 }

@@ -20,9 +20,10 @@
 #include <time.h>
 
 #include "base/compiler.h"
+#include "x86/cpu.h"
 
 /* Ratios are fixed point with 48 fraction bits, as AMD's TSC_RATIO MSR does it in 32: exact for equal frequencies. */
-#define CLOCK_RATIO_BITS 48
+#define CLOCK_RATIO_BITS X86_HOST_TSC_BITS
 
 uint64_t clock_monotonic_ns(void);
 uint64_t clock_host_cycles(void);
@@ -56,8 +57,7 @@ struct vm_clock {
 /* One vCPU's TSC. Changed only by its own thread or while it is stopped; read by any. */
 struct vcpu_tsc {
 	_Atomic uint32_t khz;
-	_Atomic uint64_t ratio;
-	_Atomic uint64_t offset;
+	struct x86_host_tsc host; /* but for IA32_TSC_ADJUST */
 };
 
 void vm_clock_init(struct vm_clock *clock);

@@ -81,7 +81,7 @@ bool vm_tscs_equal(struct vm *vm)
 			continue;
 		if (!first)
 			first = v;
-		if (atomic_load(&v->tsc.ratio) != atomic_load(&first->tsc.ratio) ||
+		if (atomic_load(&v->tsc.host.ratio) != atomic_load(&first->tsc.host.ratio) ||
 		    vcpu_tsc_offset(v) != vcpu_tsc_offset(first))
 			return false;
 	}
@@ -92,7 +92,7 @@ void platform_pv_time(struct x86_cpu *cpu, struct x86_pv_time *time)
 {
 	struct vcpu *vcpu = vcpu_of(cpu);
 	struct pv_line line = pv_clock_line(&vcpu->vm->pv_clock);
-	uint64_t ratio = atomic_load(&vcpu->tsc.ratio);
+	uint64_t ratio = atomic_load(&vcpu->tsc.host.ratio);
 
 	*time = (struct x86_pv_time){
 		.tsc_timestamp = vcpu_tsc_at_cycles(vcpu, line.cycles),

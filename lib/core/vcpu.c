@@ -122,6 +122,7 @@ int vcpu_create(struct vm *vm, unsigned id, struct vcpu **out, int *fd)
 	vcpu->cpu.count_insns = vm->count_insns;
 	vcpu->cpu.stat = vcpu->stat;
 	vcpu_tsc_init(&vcpu->tsc, &vm->clock, vm->tsc_khz);
+	vcpu->cpu.host_tsc = clock_host_is_tsc() ? &vcpu->tsc.host : NULL;
 	/* Without a LAPIC of ours start-up of further vCPUs is the client's business. */
 	vcpu->mp_state = vcpu->cpu.bsp || !vm_irqchip(vm) ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_UNINITIALIZED;
 	err = create_parts(vcpu, fd);
@@ -227,7 +228,7 @@ uint64_t vcpu_tsc_at_cycles(const struct vcpu *vcpu, uint64_t host_cycles)
 
 uint64_t vcpu_tsc_offset(const struct vcpu *vcpu)
 {
-	return atomic_load(&vcpu->tsc.offset) + tsc_adjust(vcpu);
+	return atomic_load(&vcpu->tsc.host.offset) + tsc_adjust(vcpu);
 }
 
 uint64_t vcpu_tsc_now(struct vcpu *vcpu)
@@ -253,7 +254,7 @@ void vcpu_tsc_adjust_restore(struct vcpu *vcpu, uint64_t value)
 	uint64_t moved = value - vcpu->cpu.msr.tsc_adjust;
 
 	__atomic_store_n(&vcpu->cpu.msr.tsc_adjust, value, __ATOMIC_RELAXED);
-	atomic_fetch_sub(&vcpu->tsc.offset, moved);
+	atomic_fetch_sub(&vcpu->tsc.host.offset, moved);
 }
 
 void vcpu_tsc_khz_set(struct vcpu *vcpu, uint32_t khz)

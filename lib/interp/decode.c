@@ -190,6 +190,13 @@ static bool ends_block(const ZydisDecodedInstruction *zi)
 {
 	if (zi->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
 		return true;
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+	case ZYDIS_MNEMONIC_SWAPGS:
+	case ZYDIS_MNEMONIC_VERW: return false; /* of their category only */
+	default: break;
+	}
 	switch (zi->meta.category) {
 	case ZYDIS_CATEGORY_INTERRUPT:
 	case ZYDIS_CATEGORY_SYSCALL:

@@ -199,6 +199,7 @@ struct cold *block_cold(struct builder *b, struct translate_record *r)
 	c->record = r;
 	c->count = 0;
 	c->save_flags = false;
+	c->mmu = (uint8_t)b->mmu;
 	c->plain = NULL;
 	c->tag = NULL;
 	return c;
@@ -225,13 +226,15 @@ void block_emit_count(struct builder *b)
 	b->since = 0;
 }
 
-static const uint8_t *cold_stub(const struct builder *b, const struct translate_record *r)
+static const uint8_t *cold_stub(const struct builder *b, const struct cold *c)
 {
+	const struct translate_record *r = c->record;
+
 	if (r->action == ACTION_FILL || r->action == ACTION_WINDOW)
 		return b->t->stub_fill[b->mmu][(r->flags & TRANSLATE_RECORD_WINDOW_W) != 0];
 	/* An inline jump found nothing in the first place. */
 	if (r->action == ACTION_JUMP || (r->action == ACTION_INTERP && r->since < 0))
-		return b->t->stub_jump[b->mmu];
+		return b->t->stub_jump[c->mmu];
 	return b->t->stub_detour;
 }
 
@@ -247,7 +250,7 @@ static void emit_colds(struct builder *b)
 		if (c->record->action == ACTION_EXIT || c->record->action == ACTION_FAR)
 			flow_emit_exit(b, c);
 		else
-			block_emit_call(b, cold_stub(b, c->record), c->record);
+			block_emit_call(b, cold_stub(b, c), c->record);
 	}
 }
 

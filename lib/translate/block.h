@@ -15,11 +15,16 @@ enum insn_kind {
 	KIND_POP,
 	KIND_LEAVE,
 	KIND_STRING, /* without REP */
+	KIND_PUSHF,
+	KIND_SYSTEM, /* system.c */
 	KIND_DIV,
 	KIND_JCC,
 	KIND_JMP,
 	KIND_CALL,
 	KIND_RET,
+	KIND_SYSCALL,
+	KIND_SYSRET,
+	KIND_AC, /* CLAC, STAC */
 };
 
 /*
@@ -55,6 +60,7 @@ struct cold {
 	struct translate_record *record;
 	uint8_t *from[4]; /* rel32s to bind */
 	unsigned count;
+	uint8_t mmu;     /* the context that is entered */
 	bool save_flags; /* an exit: the flags are in the host's registers only */
 	struct translate_exit
 		*plain; /* a window: the way out where the page is right and the range goes on in the next */
@@ -128,6 +134,9 @@ void window_scratch(struct builder *b);                     /* r11 is used for s
 /* r11, r14: leave unless `c`'s instruction goes on in the page it did when it was translated. Loses the flags. */
 void window_check_cross(struct builder *b, struct cold *c);
 bool window_effective(struct builder *b, const struct access *a, unsigned to, bool wide);
+/* r11: linear address -> host address, if `span` bytes lie in a page with that tag, else from `c`. Loses r14, the
+ * flags. */
+void window_lookup(struct builder *b, struct cold *c, int64_t span, bool write);
 
 /* ---- recode.c ---- */
 /* op reg, m: one byte of opcode */
@@ -143,6 +152,20 @@ void insn_emit_interp(struct builder *b, struct insn *i);
 void insn_emit_string(struct builder *b, struct insn *i); /* KIND_STRING, string.c */
 void insn_flags_after(struct builder *b, const struct insn *i);
 void insn_move_stack(struct builder *b, unsigned from, int32_t by); /* RSP = host register + by, in the mode's width */
+
+/* ---- system.c ---- */
+void insn_emit_system(struct builder *b, struct insn *i); /* KIND_SYSTEM */
+void insn_emit_pushf(struct builder *b, struct insn *i);
+/*
+ * STI, if no interrupt waits for it: a rel32 to be bound to where that goes on; otherwise it goes on here. Loses the
+ * flags, r14.
+ */
+uint8_t *insn_emit_sti(struct builder *b);
+
+/* Likewise of branches: they end the block. False: interp does it. */
+bool flow_emit_syscall(struct builder *b, struct insn *i);
+bool flow_emit_sysret(struct builder *b, struct insn *i);
+bool flow_emit_ac(struct builder *b, struct insn *i);
 
 /* ---- flow.c ---- */
 void flow_emit(struct builder *b, struct insn *i);      /* KIND_JCC, _JMP, _CALL, _RET */

@@ -67,8 +67,7 @@ int translate_cache_create(struct translate *t)
 	translate_jump_create(t);
 	t->victim_count = TRANSLATE_VICTIMS;
 	translate_victim_clear(t);
-	t->frame->stack_page = t->no_stack;
-	t->frame->window = (uint64_t)(uintptr_t)t->frame->nowhere - t->no_stack;
+	translate_windows_forget(t);
 	return 0;
 }
 

@@ -2,6 +2,7 @@
 /* What can be emitted, and what each instruction does to flags, registers and memory. */
 #include <cpuid.h>
 
+#include "interp/operand.h"
 #include "interp/vector.h"
 #include "translate/block.h"
 
@@ -148,6 +149,8 @@ static enum insn_kind kind_stack(const struct insn *i, unsigned width)
 			       : KIND_INTERP;
 	case ZYDIS_MNEMONIC_POP: return ii->opsize == width && ii->kind[0] == INTERP_OP_REG ? KIND_POP : KIND_INTERP;
 	case ZYDIS_MNEMONIC_LEAVE: return ii->opsize == width ? KIND_LEAVE : KIND_INTERP;
+	case ZYDIS_MNEMONIC_PUSHFD:
+	case ZYDIS_MNEMONIC_PUSHFQ: return ii->opsize == width ? KIND_PUSHF : KIND_INTERP;
 	default: return KIND_INTERP;
 	}
 }
@@ -301,6 +304,15 @@ static enum insn_kind kind_of(const struct insn *i, unsigned mode)
 	case ZYDIS_MNEMONIC_PREFETCHT2:
 	case ZYDIS_MNEMONIC_PREFETCHNTA:
 	case ZYDIS_MNEMONIC_PREFETCHW: return KIND_NOP;
+	case ZYDIS_MNEMONIC_SYSCALL: return KIND_SYSCALL;
+	case ZYDIS_MNEMONIC_SYSRET: return KIND_SYSRET;
+	case ZYDIS_MNEMONIC_CLAC:
+	case ZYDIS_MNEMONIC_STAC: return ii->exec == interp_exec_ud ? KIND_INTERP : KIND_AC;
+	case ZYDIS_MNEMONIC_CLI:
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+	case ZYDIS_MNEMONIC_VERW:
+	case ZYDIS_MNEMONIC_SWAPGS: return ii->exec == interp_exec_ud ? KIND_INTERP : KIND_SYSTEM;
 	default: break;
 	}
 	if (i->zi.meta.category == ZYDIS_CATEGORY_CMOV || i->zi.meta.category == ZYDIS_CATEGORY_SETCC)
@@ -394,6 +406,7 @@ static bool find_access(struct insn *i, unsigned width)
 	i->mem.size = 0;
 	switch (i->kind) {
 	case KIND_PUSH:
+	case KIND_PUSHF:
 	case KIND_CALL: stack_access(&i->mem, width, -(int)width, true); return true;
 	case KIND_POP:
 	case KIND_RET: stack_access(&i->mem, width, 0, false); return true;
@@ -405,6 +418,7 @@ static bool find_access(struct insn *i, unsigned width)
 	case KIND_GENERIC:
 	case KIND_VECTOR:
 	case KIND_DIV:
+	case KIND_SYSTEM:
 	case KIND_JMP: return insn_operand_access(i, &i->mem);
 	default: return true;
 	}
@@ -417,10 +431,13 @@ static bool find_step(struct insn *i, unsigned width)
 	bool reg = ii->kind[0] == INTERP_OP_REG && ii->opsize == width;
 	int64_t step;
 
-	switch (i->kind == KIND_GENERIC || i->kind == KIND_LEA || i->kind == KIND_PUSH || i->kind == KIND_POP
+	switch (i->kind == KIND_GENERIC || i->kind == KIND_LEA || i->kind == KIND_PUSH || i->kind == KIND_POP ||
+				i->kind == KIND_PUSHF
 			? i->zi.mnemonic
 			: ZYDIS_MNEMONIC_INVALID) {
 	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_PUSHFD:
+	case ZYDIS_MNEMONIC_PUSHFQ:
 		i->step_reg = X86_RSP;
 		i->step = -(int32_t)width;
 		return true;
@@ -483,6 +500,11 @@ static void find_flags(struct insn *i)
 	i->reads = i->kills = i->writes = 0;
 	if (i->kind == KIND_INTERP) {
 		i->reads = i->writes = X86_ARITH_FLAGS;
+		return;
+	}
+	/* VERW changes ZF alone, where the others are. */
+	if (i->kind == KIND_PUSHF || i->zi.mnemonic == ZYDIS_MNEMONIC_VERW) {
+		i->reads = X86_ARITH_FLAGS;
 		return;
 	}
 	if (!f)

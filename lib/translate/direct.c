@@ -73,6 +73,7 @@ static void account_ran(struct translate_direct *d, uint64_t cycles)
 static void rest(struct translate_direct *d, uint64_t cycles)
 {
 	d->rest_until = tsc() + cycles;
+	d->t->frame->user_rest = d->always ? 0 : d->rest_until;
 	STAT_INC(d->t->cpu, DIRECT_RESTS);
 	STAT_ADD(d->t->cpu, DIRECT_REST_CYCLES, cycles);
 }
@@ -401,6 +402,8 @@ bool translate_direct_eager(struct translate *t)
 {
 	struct translate_direct *d = t->direct;
 
+	if (d && d->failed)
+		t->frame->user_rest = UINT64_MAX;
 	if (!d || d->failed || t->visits || is_resting(d) || !fits(d))
 		return false;
 	return d->always || d->cr3 == cr3_of(t->cpu) || tsc() - d->looked >= LOOK;

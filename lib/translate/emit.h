@@ -156,6 +156,7 @@ static inline void emit_alu_imm(struct emit *e, bool w, unsigned op, unsigned rm
 	emit32(e, imm);
 }
 #define ALU_ADD 0
+#define ALU_OR 1
 #define ALU_AND 4
 #define ALU_XOR 6
 #define ALU_CMP 7

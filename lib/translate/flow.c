@@ -287,6 +287,9 @@ void flow_emit(struct builder *b, struct insn *i)
 	switch (i->kind) {
 	case KIND_JMP: done = emit_jmp(b, i); break;
 	case KIND_CALL: done = emit_call(b, i); break;
+	case KIND_SYSCALL: done = flow_emit_syscall(b, i); break;
+	case KIND_SYSRET: done = flow_emit_sysret(b, i); break;
+	case KIND_AC: done = flow_emit_ac(b, i); break;
 	default: done = emit_ret(b, i); break;
 	}
 	if (done)

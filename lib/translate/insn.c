@@ -36,9 +36,12 @@ static bool wants_flags(const struct insn *i)
 void insn_emit_interp(struct builder *b, struct insn *i)
 {
 	struct translate_record *r = block_record(b, i, ACTION_INTERP);
+	uint8_t *done = i->shadow ? insn_emit_sti(b) : NULL;
 
 	r->flags = (i->shadow ? TRANSLATE_RECORD_SHADOW : 0) | (i->is_protected ? TRANSLATE_RECORD_PROTECTED : 0);
 	block_emit_call(b, b->t->stub_detour, r);
+	if (done)
+		emit_bind(&b->e, done);
 	b->stack.open = b->base.open = false;
 }
 
@@ -222,6 +225,8 @@ static void emit_kind(struct builder *b, struct insn *i)
 	case KIND_LEAVE: emit_leave(b, i); break;
 	case KIND_STRING: insn_emit_string(b, i); break;
 	case KIND_DIV: emit_div(b, i); break;
+	case KIND_PUSHF: insn_emit_pushf(b, i); break;
+	case KIND_SYSTEM: insn_emit_system(b, i); break;
 	default: break;
 	}
 }
@@ -246,7 +251,9 @@ void insn_emit(struct builder *b, struct insn *i)
 		insn_flags_keep(b, UINT32_MAX);
 		insn_emit_interp(b, i);
 		b->vector_live = false;
-		b->flags_host = b->flags_frame = true; /* the way back from C loads them */
+		/* The way back from C loads them. */
+		b->flags_host = !i->shadow;
+		b->flags_frame = true;
 	}
 	for (unsigned n = 0; n < b->resumes; n++)
 		if (!(i->kind == KIND_INTERP && i->ii.ends_block && !i->shadow))

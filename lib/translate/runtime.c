@@ -31,16 +31,48 @@ static bool is_stack_page32(uint64_t page)
 	return page >= TZ_PAGE_SIZE && page < (UINT64_C(1) << 32) - 2 * TZ_PAGE_SIZE;
 }
 
+static void no_window(const struct translate *t, struct translate_window *w)
+{
+	w->page = t->no_stack;
+	w->window = (uint64_t)(uintptr_t)t->frame->nowhere - t->no_stack;
+}
+
+static void window_use(struct translate *t, const struct translate_window *w)
+{
+	t->frame->stack_page = w->page;
+	t->frame->window = w->window;
+}
+
+void translate_windows_forget(struct translate *t)
+{
+	for (unsigned n = 0; n < X86_MMU_COUNT; n++)
+		no_window(t, &t->frame->kept[n]);
+	window_use(t, &t->frame->kept[0]);
+}
+
+/* Each context has its stack: as emit_context_switch() does it. */
+static void window_switch(struct translate *t, unsigned mmu)
+{
+	struct translate_frame *frame = t->frame;
+
+	frame->kept[frame->window_mmu] = (struct translate_window){ frame->stack_page, frame->window };
+	window_use(t, &frame->kept[mmu]);
+	frame->window_mmu = mmu;
+}
+
 /* What only 32-bit code looks at, or looks at otherwise. */
 static void frame_enter32(struct translate *t)
 {
 	const struct x86_cpu *cpu = t->cpu;
 	struct translate_frame *frame = t->frame;
+	struct translate_window none;
 
 	frame->fs_beyond = translate_unlimited(&cpu->seg[X86_FS]) ? 0 : TRANSLATE_NO_PAGE;
 	frame->gs_beyond = translate_unlimited(&cpu->seg[X86_GS]) ? 0 : TRANSLATE_NO_PAGE;
-	if (unlikely(!is_stack_page32(frame->stack_page)))
-		frame->stack_page = t->no_stack;
+	if (unlikely(!is_stack_page32(frame->stack_page))) {
+		no_window(t, &none);
+		window_use(t, &none);
+	}
 }
 
 static void frame_enter(struct translate *t)
@@ -56,15 +88,12 @@ static void frame_enter(struct translate *t)
 	if (unlikely(t->tlb_generation != tlb_generation(cpu))) {
 		t->tlb_generation = tlb_generation(cpu);
 		translate_victim_clear(t);
-		frame->stack_page = t->no_stack;
+		translate_windows_forget(t);
 	}
+	if (unlikely(frame->window_mmu != cpu->mmu_index))
+		window_switch(t, cpu->mmu_index);
 	if (unlikely(cpu->code_size != 8))
 		frame_enter32(t);
-	if (unlikely(t->window_mmu != cpu->mmu_index || frame->stack_page == t->no_stack)) {
-		t->window_mmu = cpu->mmu_index;
-		frame->stack_page = t->no_stack;
-		frame->window = (uint64_t)(uintptr_t)frame->nowhere - t->no_stack;
-	}
 }
 
 /* ---- the next block ---- */

@@ -59,6 +59,11 @@
 /* No canonical address is near it. */
 #define TRANSLATE_NO_PAGE (UINT64_C(1) << 62)
 
+/* Of the stack: HVA - GVA in the page, which can be written. */
+struct translate_window {
+	uint64_t page, window;
+};
+
 /* What translated code reaches through GS. */
 struct translate_frame {
 	uint64_t rip_page; /* linear address of the page it runs in */
@@ -67,10 +72,13 @@ struct translate_frame {
 	/* 32-bit code adds it to addresses by FS, GS: 0, or so much that no page is there and interp sees to the
 	 * access. */
 	uint64_t fs_beyond, gs_beyond;
-	uint64_t stack_page; /* GVA of the page that `window` is for */
-	uint64_t window;     /* HVA - GVA there; in r15 while translated code runs */
-	uint64_t scratch;    /* r11 while C is called */
-	uint64_t value;      /* what MOVS and CMPS have read */
+	uint64_t stack_page;                         /* GVA of the page that `window` is for */
+	uint64_t window;                             /* HVA - GVA there; in r15 while translated code runs */
+	struct translate_window kept[X86_MMU_COUNT]; /* of the other contexts, as good as this one */
+	uint32_t window_mmu;                         /* this one's */
+	uint64_t user_rest;                          /* TSC: SYSRET need not ask for direct execution before */
+	uint64_t scratch;                            /* r11 while C is called */
+	uint64_t value;                              /* what MOVS and CMPS have read */
 	_Atomic uint32_t poll;
 	uint16_t flags; /* AL: OF, AH: as LAHF */
 	uint8_t vector; /* cpu->fpu.live */
@@ -249,7 +257,6 @@ struct translate {
 	uint16_t victim_used[TRANSLATE_VICTIMS]; /* with the context above the index */
 	unsigned victim_count;
 	uint64_t tlb_generation; /* of the stack window and the victims */
-	unsigned window_mmu;     /* of the stack window */
 	struct builder *builder; /* room to translate a block in */
 	bool plain;              /* the next block is one of TRANSLATE_MODE_PLAIN */
 	bool by_interp;          /* the next one cannot be translated */
@@ -379,7 +386,8 @@ const void *translate_detour(struct x86_cpu *cpu, const uint8_t *site);
  * the fetch raises. x: the exit that leads there, to be linked, or NULL.
  */
 const void *translate_next(struct x86_cpu *cpu, struct translate *t, struct translate_exit *x);
-void translate_frame_leave(struct translate *t); /* struct x86_cpu is the truth again */
+void translate_windows_forget(struct translate *t); /* those of the stack */
+void translate_frame_leave(struct translate *t);    /* struct x86_cpu is the truth again */
 
 /* ---- direct.c: user code by the processor itself (direct.h) ---- */
 void translate_direct_create(struct translate *t); /* t->direct, or it stays NULL: not on this host */

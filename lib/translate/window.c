@@ -234,8 +234,7 @@ void window_check_cross(struct builder *b, struct cold *c)
 	block_cold_from(b, c, CC_NE);
 }
 
-/* r11: linear address -> host address, if `span` bytes lie in a page with that tag. */
-static void emit_lookup(struct builder *b, struct cold *c, int64_t span, bool write)
+void window_lookup(struct builder *b, struct cold *c, int64_t span, bool write)
 {
 	struct emit *e = &b->e;
 	uint32_t table = tlb_table(b);
@@ -246,7 +245,6 @@ static void emit_lookup(struct builder *b, struct cold *c, int64_t span, bool wr
 	emit_alu_imm(e, true, ALU_CMP, HOST_T0, (uint32_t)(TZ_PAGE_SIZE - span));
 	block_cold_from(b, c, CC_A);
 	emit_gs_t1(e, true, 0x03, HOST_T0, table + (uint32_t)offsetof(struct x86_tlb_entry, host));
-	((struct translate_check *)c->record)->hit = (uint32_t)(e->p - b->t->rw);
 }
 
 static bool check_base(struct builder *b, const struct insn *i, const struct access *a, bool alone, bool *aligned)
@@ -267,7 +265,8 @@ static bool check_base(struct builder *b, const struct insn *i, const struct acc
 		block_cold_from(b, block_cold(b, block_record(b, i, ACTION_INTERP)), CC_NE);
 		*aligned = true;
 	}
-	emit_lookup(b, c, w.hi - w.lo, w.write);
+	window_lookup(b, c, w.hi - w.lo, w.write);
+	((struct translate_check *)c->record)->hit = (uint32_t)(b->e.p - b->t->rw);
 	b->base = w;
 	/* Alone, interp may do it, and r11 is nothing behind it. */
 	b->base.open = shared;

@@ -164,7 +164,7 @@ void x86_write_rflags(struct x86_cpu *cpu, uint64_t value, uint64_t mask)
 		x86_mode_update(cpu);
 	else if (changed & X86_AC)
 		x86_mmu_index_update(cpu);
-	if (changed & cpu->rflags & X86_IF)
+	if (changed & cpu->rflags & X86_IF && !cpu->irq_quiet)
 		x86_cpu_attention(cpu, X86_ATT_IRQ);
 	if (changed & cpu->rflags & (X86_TF | X86_RF))
 		x86_cpu_attention(cpu, X86_ATT_TRAP);

@@ -199,6 +199,15 @@ struct x86_cpuid {
 	uint64_t cr4_allowed, xcr0_allowed, efer_allowed;
 };
 
+/*
+ * How a vCPU's TSC follows from the host's, for an engine that reads that itself:
+ * (RDTSC * ratio >> X86_HOST_TSC_BITS) + offset + IA32_TSC_ADJUST. Changed by the vCPU's thread or while it is stopped.
+ */
+#define X86_HOST_TSC_BITS 48
+struct x86_host_tsc {
+	_Atomic uint64_t ratio, offset;
+};
+
 struct x86_cpu {
 	/* Hot: first, and together. */
 	uint64_t gpr[16]; /* X86_RAX.. */
@@ -216,6 +225,11 @@ struct x86_cpu {
 	uint8_t mmu_index;  /* X86_MMU_*: for data accesses of the current CPL/AC (x86/tlb.h) */
 	bool dr_watch;      /* DR7 enables data or I/O breakpoints */
 	bool dr_exec;       /* DR7 enables instruction breakpoints */
+	/*
+	 * When interrupts could last be taken there was none, and `attention` tells of any that came since: who sets IF
+	 * need not ask for a look. Set by x86_poll(). (o)
+	 */
+	bool irq_quiet;
 
 	struct x86_tlb *tlb;
 	struct x86_seg seg[X86_SEG_COUNT]; /* X86_ES..X86_GS, X86_LDTR, X86_TR */
@@ -244,12 +258,13 @@ struct x86_cpu {
 	struct mem *mem;
 	struct lapic *lapic; /* NULL without in-library irqchip */
 	const struct x86_platform_ops *ops;
-	void *owner;                    /* core's struct vcpu */
-	void *engine_data;              /* the engine's own */
-	uint64_t code_cache_size;       /* bytes, for an engine that makes code; 0: as it likes */
-	bool count_insns;               /* an engine may leave STAT_INSNS alone unless this is set */
-	bool undisturbed;               /* run() is called again and the client has not been back in between */
-	_Atomic uint32_t *_Atomic poll; /* the engine's copy of "attention was set"; may be NULL */
+	const struct x86_host_tsc *host_tsc; /* or NULL: ops->tsc_read() alone knows */
+	void *owner;                         /* core's struct vcpu */
+	void *engine_data;                   /* the engine's own */
+	uint64_t code_cache_size;            /* bytes, for an engine that makes code; 0: as it likes */
+	bool count_insns;                    /* an engine may leave STAT_INSNS alone unless this is set */
+	bool undisturbed;                    /* run() is called again and the client has not been back in between */
+	_Atomic uint32_t *_Atomic poll;      /* the engine's copy of "attention was set"; may be NULL */
 	/* The engine's, while it waits for who executes guest code: makes it come back. Thread: any. Else NULL. */
 	void (*_Atomic interrupt)(struct x86_cpu *cpu);
 	uint64_t *stat;                        /* STAT_* counters (base/stats.def), written by the vCPU thread only */

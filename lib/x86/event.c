@@ -303,10 +303,13 @@ static enum x86_exit poll_irq(struct x86_cpu *cpu)
 {
 	int vector;
 
+	cpu->irq_quiet = false;
 	if (!window_open(cpu))
 		return X86_EXIT_NONE; /* who opens it asks again */
-	if (!irq_pending(cpu))
+	if (!irq_pending(cpu)) {
+		cpu->irq_quiet = !cpu->run_request;
 		return cpu->run_request ? X86_EXIT_IRQ_WINDOW : X86_EXIT_NONE;
+	}
 	vector = cpu->ops->irq_ack(cpu);
 	/* There may be more than one, and a trap gate leaves IF alone. */
 	x86_cpu_attention(cpu, X86_ATT_IRQ);

@@ -18,6 +18,13 @@ void x86_sysret(struct x86_cpu *cpu, unsigned opsize);
 void x86_sysenter(struct x86_cpu *cpu);
 void x86_sysexit(struct x86_cpu *cpu, unsigned opsize);
 
+/* CS and SS that SYSCALL loads in long mode, and SYSRET for 64-bit code. */
+void x86_syscall_segments(const struct x86_cpu *cpu, struct x86_seg seg[2]);
+void x86_sysret_segments(const struct x86_cpu *cpu, struct x86_seg seg[2]);
+/* What SYSRET takes from R11: everything but RF and VM (SDM 2 SYSRET: R11 & 3C7FD7H). */
+#define X86_SYSRET_FLAGS                                                                                               \
+	(X86_ARITH_FLAGS | X86_TF | X86_IF | X86_DF | X86_IOPL | X86_NT | X86_AC | X86_VIF | X86_VIP | X86_ID)
+
 /* Task switch (SDM 3A 7.3), by JMP, CALL, IRET or a task gate. */
 enum x86_task_switch { X86_TASK_JMP, X86_TASK_CALL, X86_TASK_IRET, X86_TASK_GATE };
 void x86_task_switch(struct x86_cpu *cpu, uint16_t tss_sel, enum x86_task_switch why, uint64_t next_rip, bool has_error,

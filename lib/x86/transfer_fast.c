@@ -9,18 +9,42 @@
 #define AR_DATA (X86_AR_G | X86_AR_DB | X86_AR_P | X86_AR_S | X86_AR_WRITABLE | X86_AR_ACCESSED)
 #define AR_RING3 (3u << X86_AR_DPL_SHIFT)
 
-/* What SYSRET takes from R11: everything but RF and VM (SDM 2 SYSRET: R11 & 3C7FD7H). */
-#define SYSRET_FLAGS                                                                                                   \
-	(X86_ARITH_FLAGS | X86_TF | X86_IF | X86_DF | X86_IOPL | X86_NT | X86_AC | X86_VIF | X86_VIP | X86_ID)
-
-/* Flat CS and SS of one privilege. */
-static void commit_flat(struct x86_cpu *cpu, uint16_t cs, uint16_t ss, unsigned cpl, bool code64, uint64_t rip)
+/* CS, and SS from the descriptor behind it, of one privilege. */
+static void flat_segments(uint16_t cs, uint16_t ss, unsigned cpl, bool code64, struct x86_seg seg[2])
 {
 	uint32_t dpl = cpl ? AR_RING3 : 0;
-	struct x86_seg seg = x86_seg_flat(cs, AR_CODE | dpl | (code64 ? X86_AR_L : X86_AR_DB));
 
-	x86_commit_code(cpu, &seg, cpl, rip);
-	cpu->seg[X86_SS] = x86_seg_flat((ss & ~3) | cpl, AR_DATA | dpl);
+	seg[0] = x86_seg_flat((uint16_t)((cs & ~3) | cpl), AR_CODE | dpl | (code64 ? X86_AR_L : X86_AR_DB));
+	seg[1] = x86_seg_flat((uint16_t)((ss & ~3) | cpl), AR_DATA | dpl);
+}
+
+static void commit_flat(struct x86_cpu *cpu, uint16_t cs, uint16_t ss, unsigned cpl, bool code64, uint64_t rip)
+{
+	struct x86_seg seg[2];
+
+	flat_segments(cs, ss, cpl, code64, seg);
+	x86_commit_code(cpu, &seg[0], cpl, rip);
+	cpu->seg[X86_SS] = seg[1];
+}
+
+static uint16_t syscall_cs(const struct x86_cpu *cpu)
+{
+	return (uint16_t)(cpu->msr.star >> 32) & ~3;
+}
+
+static uint16_t sysret_base(const struct x86_cpu *cpu)
+{
+	return (uint16_t)(cpu->msr.star >> 48) & ~3;
+}
+
+void x86_syscall_segments(const struct x86_cpu *cpu, struct x86_seg seg[2])
+{
+	flat_segments(syscall_cs(cpu), syscall_cs(cpu) + 8, 0, true, seg);
+}
+
+void x86_sysret_segments(const struct x86_cpu *cpu, struct x86_seg seg[2])
+{
+	flat_segments(sysret_base(cpu) + 16, sysret_base(cpu) + 8, 3, true, seg);
 }
 
 /* Flags after an entry; a cleared TF means no trap behind this instruction. */
@@ -33,7 +57,7 @@ static void commit_entry_flags(struct x86_cpu *cpu, uint64_t clear)
 
 void x86_syscall(struct x86_cpu *cpu, uint64_t next_rip)
 {
-	uint16_t cs = (uint16_t)(cpu->msr.star >> 32) & ~3;
+	uint16_t cs = syscall_cs(cpu);
 
 	if (!(cpu->efer & X86_EFER_SCE) || !x86_protected(cpu))
 		x86_raise_ud(cpu);
@@ -56,7 +80,7 @@ void x86_syscall(struct x86_cpu *cpu, uint64_t next_rip)
 
 void x86_sysret(struct x86_cpu *cpu, unsigned opsize)
 {
-	uint16_t base = (uint16_t)(cpu->msr.star >> 48) & ~3;
+	uint16_t base = sysret_base(cpu);
 	bool to64 = opsize == 8;
 	uint64_t rip = to64 ? cpu->gpr[X86_RCX] : (uint32_t)cpu->gpr[X86_RCX];
 	bool canonical = x86_canonical(cpu, rip), amd = false;
@@ -75,7 +99,7 @@ void x86_sysret(struct x86_cpu *cpu, unsigned opsize)
 	commit_flat(cpu, to64 ? base + 16 : base, base + 8, 3, to64, rip);
 	x86_mode_update(cpu);
 	if (cpu->long_mode)
-		x86_write_rflags(cpu, cpu->gpr[X86_R11] & ~X86_RF, SYSRET_FLAGS | X86_RF);
+		x86_write_rflags(cpu, cpu->gpr[X86_R11] & ~X86_RF, X86_SYSRET_FLAGS | X86_RF);
 	else
 		x86_write_rflags(cpu, X86_IF, X86_IF);
 	/* The TF it leaves decides, unlike with IRET and POPF: set, it traps before the first instruction at CPL 3. */

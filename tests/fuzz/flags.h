@@ -180,6 +180,8 @@ static inline void flag_watch_step(struct flag_watch *w, struct x86_cpu *cpu, co
 		w->lost = true;
 	if (zi.cpu_flags && zi.cpu_flags->tested & w->undefined)
 		w->lost = true;
+	if (zi.mnemonic == ZYDIS_MNEMONIC_SYSCALL && w->undefined) /* R11 */
+		w->lost = true;
 	w->undefined = flags_undefined_after(&zi, w->undefined);
 }
 

@@ -31,6 +31,7 @@ VARIANTS = {
     "remap64": [[], SMALL_CACHE],
     "tlb64": [[], ["--memory", "2560M"]],
     "transfers64": [INTEL, AMD],
+    "entry64": [INTEL, AMD, ["--cpu", "qemu64"], SMALL_CACHE],
     "directmem64": [["--cpus", "2"]],
 }
 
@@ -103,6 +104,13 @@ def test_user_code_in_its_own_process(program, variant, entries, monkeypatch):
     assert done.returncode == 1, done
     assert sum(map(int, re.findall(r"direct_entries +(\d+)", done.stdout + done.stderr))) >= entries, done
     assert sum(map(int, re.findall(r"direct_losses +(\d+)", done.stdout + done.stderr))) == 0, done
+
+
+# Else a system call's way back asks each time whether user code should go there.
+@pytest.mark.parametrize("program", ["entry64", "irqs64", "transfers64"])
+def test_no_process_for_user_code(program, monkeypatch):
+    monkeypatch.setenv("TRAPEZE_DIRECT", "0")
+    run_guest(program, "translate")
 
 
 def processes_of(session):
