@@ -113,7 +113,8 @@ struct translate_direct {
 	const void *thread;   /* that made them: they end with it */
 	int listener, pipe[2], pidfd;
 	bool sync;         /* the kernel lets the one who is woken run on the CPU of who wakes it */
-	int cpu;           /* if not, that both are bound to; -1: none yet */
+	bool brief;        /* the runner's last turn was */
+	int cpu;           /* that both are bound to; -1: none */
 	uint64_t notice;   /* the runner's, while it is held */
 	uint64_t where[3]; /* signal, siginfo_t *, ucontext_t * of it */
 	int64_t error;     /* of the order that failed */

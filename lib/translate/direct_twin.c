@@ -587,22 +587,41 @@ void direct_twin_interrupt(struct x86_cpu *cpu)
 		raw_syscall(SYS_pidfd_send_signal, d->pidfd, SIGKILL, 0, 0, 0);
 }
 
+#define BRIEF 3000000 /* TSC cycles between stops: frequent ones */
+
+static void bind(const struct translate_direct *d, const uint64_t *cpus, size_t size)
+{
+	raw_syscall(SYS_sched_setaffinity, d->server, (long)size, (long)cpus, 0, 0);
+	if (d->runner)
+		raw_syscall(SYS_sched_setaffinity, d->runner, (long)size, (long)cpus, 0, 0);
+}
+
 /*
- * Where the kernel cannot be told that the one woken should run where the other one is about to sleep: both never run
- * at once, and a wake-up of another CPU costs several times what a switch does.
+ * Of this thread, the server and the runner one runs at a time, and a wake-up of another CPU costs several times what a
+ * switch does. So where stops are frequent both are bound to this thread's CPU, which the kernel may change: it lets
+ * the one who is woken by a stop run where that was (d->sync), but knows nothing of the server. A runner that goes on
+ * for long is free.
  */
 static void stay_together(struct translate_direct *d)
 {
 	uint64_t set[16] = { 0 };
 	unsigned cpu = 0;
+	long size;
 
+	if (d->sync && !d->brief) {
+		if (d->cpu < 0)
+			return;
+		size = raw_syscall(SYS_sched_getaffinity, 0, sizeof(set), (long)set, 0, 0);
+		if (size > 0)
+			bind(d, set, (size_t)size);
+		d->cpu = -1;
+		return;
+	}
 	if (raw_syscall(SYS_getcpu, (long)&cpu, 0, 0, 0, 0) || cpu >= 64 * ARRAY_SIZE(set) || (int)cpu == d->cpu)
 		return;
 	d->cpu = (int)cpu;
 	set[cpu / 64] = BIT64(cpu % 64);
-	raw_syscall(SYS_sched_setaffinity, d->server, sizeof(set), (long)set, 0, 0);
-	if (d->runner)
-		raw_syscall(SYS_sched_setaffinity, d->runner, sizeof(set), (long)set, 0, 0);
+	bind(d, set, sizeof(set));
 }
 
 static bool answer(struct translate_direct *d, uint64_t id)
@@ -676,8 +695,7 @@ enum direct_result direct_twin_go(struct translate_direct *d)
 	enum direct_result r;
 	bool gone, orders = o->count;
 
-	if (!d->sync)
-		stay_together(d);
+	stay_together(d);
 	d->notice = 0;
 	atomic_store(&d->asked, 0);
 	cpu->interrupt = direct_twin_interrupt;
@@ -697,6 +715,7 @@ enum direct_result direct_twin_go(struct translate_direct *d)
 	/* The guest may have written there: it is good for the account only. */
 	if (orders && d->region->report.released - now < __builtin_ia32_rdtsc() - now)
 		d->released = d->region->report.released;
+	d->brief = __builtin_ia32_rdtsc() - d->released < BRIEF;
 	o->count = o->resume = 0;
 	if (r == DIRECT_REFUSED)
 		d->notice = notice;
