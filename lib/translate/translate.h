@@ -41,7 +41,7 @@
 #include "interp/interp.h"
 #include "x86/tlb.h"
 
-#define TRANSLATE_CODE_SIZE (40u << 20) /* code and what is known about it, unless the client says otherwise */
+#define TRANSLATE_CODE_SIZE (32u << 20) /* code and what is known about it, unless the client says otherwise */
 #define TRANSLATE_BLOCK_INSNS 48
 #define TRANSLATE_BLOCK_CODE (24u << 10) /* more than any block takes, in the code cache as in the arena */
 #define TRANSLATE_HASH_BITS 16

@@ -88,7 +88,7 @@ int __wrap_machine_run(const struct machine_config *c)
 	CHECK(c->kernel && c->append && c->cpu_model && c->accel);
 	CHECK(c->cpus >= 1 && c->cpus <= MACHINE_CPUS_MAX);
 	CHECK(c->memory >= MACHINE_MEMORY_MIN && !(c->memory & 0xfff));
-	CHECK(c->code_cache >= MACHINE_CODE_CACHE_MIN && c->code_cache <= MACHINE_CODE_CACHE_MAX);
+	CHECK(!c->code_cache || (c->code_cache >= MACHINE_CODE_CACHE_MIN && c->code_cache <= MACHINE_CODE_CACHE_MAX));
 	return make_model(c) && make_board(c) ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 

@@ -37,7 +37,7 @@ static const char help_text[] =
 	"                    VT-x or AMD-V backs it, else the best engine)\n"
 	"  --lockstep        check translate against interp: both run the guest, a difference ends\n"
 	"                    it with a report; one vCPU\n"
-	"  --code-cache SIZE memory for translated guest code, each vCPU's (default 40M, at least\n"
+	"  --code-cache SIZE memory for translated guest code, each vCPU's (default 32M, at least\n"
 	"                    1M); without effect but with --accel translate\n"
 	"  --serial WHERE    stdio, file:PATH or none (default stdio)\n"
 	"  --disk PATH[,KEY=VALUE…]\n"
@@ -144,7 +144,7 @@ static int option_code_cache(struct machine_config *c, const char *value)
 	int err = parse_size(value, &c->code_cache);
 
 	if (err == -EINVAL)
-		return bad("--code-cache", value, "not a size (examples: 40M, 1M)");
+		return bad("--code-cache", value, "not a size (examples: 32M, 1M)");
 	if (err || c->code_cache > MACHINE_CODE_CACHE_MAX)
 		return bad("--code-cache", value, "too large, must be at most 1G");
 	if (c->code_cache < MACHINE_CODE_CACHE_MIN)
@@ -425,7 +425,6 @@ int cmd_run(int argc, char **argv)
 		.cpus = 1,
 		.cpu_model = "host",
 		.accel = "auto",
-		.code_cache = UINT64_C(48) << 20,
 		.serial = SERIAL_STDIO,
 	};
 	int done = parse_options(&config, argc, argv);

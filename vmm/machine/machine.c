@@ -693,7 +693,7 @@ static int machine_open(struct machine *m)
 
 	if (!err)
 		err = c->lockstep ? accel_open_lockstep(&m->accel) : accel_open(c->accel, &m->accel);
-	if (!err) {
+	if (!err && c->code_cache) {
 		err = accel_set_option(&m->accel, "code_cache_size", c->code_cache);
 		if (err)
 			msg_error("--code-cache: the accelerator %s does not take it: %s", m->accel.name,

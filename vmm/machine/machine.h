@@ -33,7 +33,7 @@ struct machine_config {
 	const char *cpu_model;
 	const char *accel;
 	bool lockstep;       /* instead of it */
-	uint64_t code_cache; /* bytes a vCPU */
+	uint64_t code_cache; /* bytes a vCPU; 0: the accelerator's default */
 	enum serial_kind serial;
 	const char *serial_path;
 	bool serial_given; /* by the user */
