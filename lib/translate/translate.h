@@ -10,9 +10,9 @@
  * with struct translate_frame in its `engine`).
  *
  * Memory operands go through the TLB inline. Operands of a block that share a base register and lie close together
- * share one check ("window", window.c); those relative to RSP use one page's translation kept in r15 across blocks.
- * Where such a check fails for good (a page end in between, MMIO) the rest of the block runs as another one, translated
- * in TRANSLATE_MODE_PLAIN: each operand on its own.
+ * share one check ("window", window.c); those relative to RSP use one page's translation kept in r15 across blocks, one
+ * for each context of the TLB. Where such a check fails for good (a page end in between, MMIO) the rest of the block
+ * runs as another one, translated in TRANSLATE_MODE_PLAIN: each operand on its own.
  *
  * 32-bit code is made of the same pieces. Its addresses are computed with 32 bits, which zero-extends them, before they
  * are looked up. ES, CS, SS and DS need no check; FS and GS have their bases added, and `beyond` unless

@@ -21,6 +21,23 @@ struct place {
 	bool no_room;  /* the overlay says so */
 };
 
+/* Of a page of 2, 4 MiB or more something is in the TLB. */
+static void note_large(struct x86_tlb *tlb, uint64_t gva, unsigned shift)
+{
+	uint64_t last = gva | (BIT64(shift) - 1), first = last - (BIT64(shift) - 1);
+	unsigned bit;
+
+	if (shift > X86_LARGE_SHIFT + 1) {
+		tlb->huge_lo = first < tlb->huge_lo ? first : tlb->huge_lo;
+		tlb->huge_hi = last > tlb->huge_hi ? last : tlb->huge_hi;
+		return;
+	}
+	bit = x86_tlb_large_bit(first);
+	tlb->large_seen[bit / 64] |= BIT64(bit % 64);
+	bit = x86_tlb_large_bit(last);
+	tlb->large_seen[bit / 64] |= BIT64(bit % 64);
+}
+
 static void tlb_fill(struct x86_cpu *cpu, unsigned mmu, uint64_t gva, const struct x86_walk *w,
 		     const struct mem_hit *hit)
 {
@@ -61,16 +78,10 @@ static void tlb_fill(struct x86_cpu *cpu, unsigned mmu, uint64_t gva, const stru
 		tlb->local.w[mmu][i / 64] |= bit;
 		tlb->global.w[mmu][i / 64] &= ~bit;
 	}
+	tlb->large.w[mmu][i / 64] &= ~bit;
 	if (w->page_shift > TZ_PAGE_SHIFT) {
-		uint64_t last = gva | (BIT64(w->page_shift) - 1), first = last - (BIT64(w->page_shift) - 1);
-
 		tlb->large.w[mmu][i / 64] |= bit;
-		if (first < tlb->large_lo)
-			tlb->large_lo = first;
-		if (last > tlb->large_hi)
-			tlb->large_hi = last;
-	} else {
-		tlb->large.w[mmu][i / 64] &= ~bit;
+		note_large(tlb, gva, w->page_shift);
 	}
 	if (unlikely(tlb->overlay))
 		e->tag_read = e->tag_write = x86_tlb_withheld(page);

@@ -29,7 +29,7 @@ int x86_tlb_create(struct x86_cpu *cpu)
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
 		for (unsigned i = 0; i < X86_TLB_SIZE; i++)
 			entry_clear(tlb, mmu, i);
-	tlb->large_lo = UINT64_MAX;
+	tlb->huge_lo = UINT64_MAX;
 	cpu->tlb = tlb;
 	return 0;
 }
@@ -76,8 +76,9 @@ void x86_tlb_flush_all(struct x86_cpu *cpu)
 	note_flush(cpu, X86_TLB_FLUSH_ALL, 0);
 	set_flush(cpu->tlb, &cpu->tlb->local);
 	set_flush(cpu->tlb, &cpu->tlb->global);
-	cpu->tlb->large_lo = UINT64_MAX;
-	cpu->tlb->large_hi = 0;
+	tz_clear(cpu->tlb->large_seen, sizeof(cpu->tlb->large_seen));
+	cpu->tlb->huge_lo = UINT64_MAX;
+	cpu->tlb->huge_hi = 0;
 }
 
 static void entry_drop(struct x86_tlb *tlb, unsigned mmu, unsigned i)
@@ -96,9 +97,21 @@ static uint64_t entry_page(const struct x86_tlb_entry *e)
 	return e->tag_read & X86_TLB_INVALID ? (e->tag_read & ~X86_TLB_INVALID) - TZ_PAGE_SIZE : e->tag_read;
 }
 
+/* May the large page that the entry came from be the reason for that bit? */
+static bool is_seen_for(const struct x86_tlb *tlb, unsigned mmu, unsigned i, unsigned bit)
+{
+	uint64_t page = entry_page(&tlb->e[mmu][i]);
+
+	return x86_tlb_large_bit(page) == bit || (tlb->info[mmu][i].page_shift == X86_LARGE_SHIFT + 1 &&
+						  x86_tlb_large_bit(page ^ BIT64(X86_LARGE_SHIFT)) == bit);
+}
+
 /* Drop what came from a large page around `gva` (SDM 3A 4.10.4.1: INVLPG acts on the whole page). */
 static void flush_large(struct x86_tlb *tlb, uint64_t gva)
 {
+	unsigned large = x86_tlb_large_bit(gva);
+	bool seen = false;
+
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++) {
 		for (unsigned word = 0; word < X86_TLB_WORDS; word++) {
 			for (uint64_t bits = tlb->large.w[mmu][word]; bits; bits &= bits - 1) {
@@ -106,22 +119,26 @@ static void flush_large(struct x86_tlb *tlb, uint64_t gva)
 
 				if (!((entry_page(&tlb->e[mmu][i]) ^ gva) >> tlb->info[mmu][i].page_shift))
 					entry_drop(tlb, mmu, i);
+				else
+					seen |= is_seen_for(tlb, mmu, i, large);
 			}
 		}
 	}
+	if (!seen)
+		tlb->large_seen[large / 64] &= ~BIT64(large % 64);
 }
 
 void x86_tlb_flush_page(struct x86_cpu *cpu, gva_t gva)
 {
 	struct x86_tlb *tlb = cpu->tlb;
 	uint64_t page = gva.v & ~TZ_PAGE_MASK;
-	unsigned i = (gva.v >> TZ_PAGE_SHIFT) & (X86_TLB_SIZE - 1);
+	unsigned i = (gva.v >> TZ_PAGE_SHIFT) & (X86_TLB_SIZE - 1), large = x86_tlb_large_bit(gva.v);
 
 	note_flush(cpu, X86_TLB_FLUSH_PAGE, gva.v);
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
 		if (entry_page(&tlb->e[mmu][i]) == page)
 			entry_drop(tlb, mmu, i);
-	if (gva.v >= tlb->large_lo && gva.v <= tlb->large_hi)
+	if (tlb->large_seen[large / 64] >> large % 64 & 1 || (gva.v >= tlb->huge_lo && gva.v <= tlb->huge_hi))
 		flush_large(tlb, gva.v);
 }
 

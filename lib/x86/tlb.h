@@ -22,6 +22,7 @@ enum x86_mmu_index {
 #define X86_TLB_BITS 13
 #define X86_TLB_SIZE (1u << X86_TLB_BITS)
 #define X86_TLB_ENGINE_SIZE (2000u << 10)
+#define X86_TLB_LARGE_WORDS 64
 #define X86_TLB_CODE_WORDS 16384    /* a bit a page up to 4 GiB, which those above share */
 #define X86_TLB_INVALID UINT64_C(1) /* never equals a page address */
 
@@ -79,8 +80,12 @@ struct x86_overlay {
 struct x86_tlb {
 	struct x86_tlb_entry e[X86_MMU_COUNT][X86_TLB_SIZE];
 	struct x86_tlb_info info[X86_MMU_COUNT][X86_TLB_SIZE];
-	/* GVAs that large pages were cached from (first, last byte): INVLPG outside of it need not look at `large`. */
-	uint64_t large_lo, large_hi;
+	/*
+	 * INVLPG need not look at `large` unless a large page may be cached around its address: a bit for each 2 MiB,
+	 * hashed, and for pages of 1 GiB the first and last byte of all.
+	 */
+	uint64_t large_seen[X86_TLB_LARGE_WORDS];
+	uint64_t huge_lo, huge_hi;
 	struct x86_tlb_set local, global; /* entries in use: disjoint, so that a flush touches only what was filled */
 	struct x86_tlb_set large;         /* those of either that a large page gave */
 	/* Pages (by GPA, hashed) this vCPU has decoded code from: writes there take the slow path. */
@@ -103,6 +108,14 @@ struct x86_tlb {
 	/* The engine's own: at a fixed distance from the entries for code that has one base register for both. */
 	_Alignas(64) uint8_t engine[X86_TLB_ENGINE_SIZE];
 };
+
+#define X86_LARGE_SHIFT 21
+
+/* The bit of large_seen. */
+static inline unsigned x86_tlb_large_bit(uint64_t gva)
+{
+	return (unsigned)((gva >> X86_LARGE_SHIFT) * UINT64_C(0x9e3779b97f4a7c15) >> 52) % (X86_TLB_LARGE_WORDS * 64);
+}
 
 static inline struct x86_tlb_entry *x86_tlb_slot(struct x86_cpu *cpu, unsigned mmu, uint64_t gva)
 {
