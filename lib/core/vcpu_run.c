@@ -150,6 +150,7 @@ static int run_engine(struct vcpu *vcpu, bool once)
 	if (unlikely(atomic_load(&cpu->attention) & X86_ATT_TLB_FLUSH)) {
 		atomic_fetch_and(&cpu->attention, ~X86_ATT_TLB_FLUSH);
 		x86_tlb_flush_all(cpu);
+		STAT_INC(cpu, TLB_FLUSHES_CLIENT);
 	}
 	if (unlikely(atomic_load(&vcpu->invalidate)) && atomic_exchange(&vcpu->invalidate, false) && engine->invalidate)
 		engine->invalidate(cpu);

@@ -232,6 +232,8 @@ static const uint8_t *cold_stub(const struct builder *b, const struct cold *c)
 
 	if (r->action == ACTION_FILL || r->action == ACTION_WINDOW)
 		return b->t->stub_fill[b->mmu][(r->flags & TRANSLATE_RECORD_WINDOW_W) != 0];
+	if (r->action == ACTION_STACK)
+		return b->t->stub_stack[b->mmu];
 	/* An inline jump found nothing in the first place. */
 	if (r->action == ACTION_JUMP || (r->action == ACTION_INTERP && r->since < 0))
 		return b->t->stub_jump[c->mmu];
@@ -261,6 +263,7 @@ static void emit_all(struct builder *b)
 	b->flags_host = b->vector_live = b->stack.open = b->base.open = false;
 	b->flags_frame = true;
 	b->colds = b->since = b->resumes = 0;
+	emit_count(b->t, &b->e, FRAME(blocks));
 	if (b->cross)
 		window_check_cross(b, block_cold(b, &block_check(b, b->insn, ACTION_CROSS)->record));
 	for (struct insn *i = b->insn; i <= last; i++) {

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/stats.h"
 #include "translate/translate.h"
 
 #define MNEMONICS (ZYDIS_MNEMONIC_MAX_VALUE + 1)
@@ -30,6 +31,39 @@ void translate_counters_destroy(struct translate_counters *c)
 void translate_count_fallback(struct translate *t, unsigned mnemonic)
 {
 	t->counters->runs[mnemonic]++;
+}
+
+void translate_count_frame(struct translate *t)
+{
+	struct translate_frame *f = t->frame;
+	struct x86_cpu *cpu = t->cpu;
+
+	STAT_ADD(cpu, INSNS, f->insns);
+	f->insns = 0;
+	if (!cpu->count_insns)
+		return;
+	STAT_ADD(cpu, TRANSLATE_CHAINS, f->blocks - f->jumps - t->entered);
+	STAT_ADD(cpu, TRANSLATE_JUMP_HITS, f->jumps);
+	STAT_ADD(cpu, TRANSLATE_TLB_HITS, f->checks - f->victims);
+	STAT_ADD(cpu, TRANSLATE_VICTIM_HITS, f->victims);
+	STAT_ADD(cpu, TRANSLATE_STACK_HITS, f->stack_checks);
+	f->blocks = f->jumps = f->checks = f->victims = f->stack_checks = t->entered = 0;
+}
+
+/* It was called for, after all. */
+static void uncount(struct x86_cpu *cpu, enum translate_action action)
+{
+	if (action == ACTION_FILL || action == ACTION_WINDOW)
+		STAT_ADD(cpu, TRANSLATE_TLB_HITS, UINT64_MAX);
+	if (action == ACTION_STACK)
+		STAT_ADD(cpu, TRANSLATE_STACK_HITS, UINT64_MAX);
+}
+
+void translate_count_call(struct translate *t, enum translate_action action)
+{
+	t->cpu->stat[STAT_TRANSLATE_CALL_CROSS + action]++;
+	if (t->cpu->count_insns)
+		uncount(t->cpu, action);
 }
 
 /* NULL: no memory. */

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "base/nh.h"
@@ -27,7 +28,8 @@
  * Time in the runner is worth its double, as the same code takes some times as long translated, and where it is
  * new far longer; a stop costs what it takes here and the turn: switches between the tasks, the signal. How long those
  * take differs by host and moment, from 20,000 cycles to three times that; it is what the shortest of the latest turns
- * took, with whatever guest code was in it. Who has used up his credit rests, longer each time. In TSC cycles.
+ * took, with whatever guest code was in it. Who has used up his credit rests, longer each time. In TSC cycles. What of
+ * its turns the runner waited for a processor, because the host is busy, is taken back now and then.
  */
 #define WORTH 2
 #define TURN_MIN 15000
@@ -45,15 +47,35 @@
 #define LOOK 1000000       /* apart, lest one interrupt be many */
 #define LOOKS 8            /* that find the same address space, before the twin becomes its */
 #define LOSSES 8
+#define SAMPLE 32 /* turns */
 
 static uint64_t tsc(void)
 {
 	return __builtin_ia32_rdtsc();
 }
 
+/* The runner's turns since the last sample have earned d->sample.earned. */
+static void account_waits(struct translate_direct *d)
+{
+	struct direct_sample now = { .turns = 0, .tsc = tsc(), .runner = d->runner }, *last = &d->sample;
+	uint64_t used, waited;
+
+	now.ns = direct_twin_clock(CLOCK_MONOTONIC);
+	now.ran = direct_twin_clock(DIRECT_RUNNER_CLOCK(d->runner));
+	/* What is longer apart than some minutes says nothing. */
+	if (last->runner == now.runner && now.ns > last->ns && now.tsc - last->tsc < BIT64(40)) {
+		used = ((((now.ran - last->ran) << 20) / (now.ns - last->ns)) * (now.tsc - last->tsc)) >> 20;
+		waited = last->cycles > used ? last->cycles - used : 0;
+		d->credit -= (int64_t)(waited < last->earned ? waited : last->earned) * WORTH;
+	}
+	d->sample = now;
+}
+
 static void account_ran(struct translate_direct *d, uint64_t cycles)
 {
 	uint64_t apart;
+
+	d->sample.cycles += cycles;
 
 	STAT_ADD(d->t->cpu, DIRECT_CYCLES, cycles);
 	d->turn += d->turn >> TURN_DRIFT;
@@ -61,13 +83,17 @@ static void account_ran(struct translate_direct *d, uint64_t cycles)
 	d->turn = d->turn < TURN_MIN ? TURN_MIN : d->turn > TURN_MAX ? TURN_MAX : d->turn;
 	apart = d->turn + d->turn / 2;
 	cycles -= cycles < apart ? cycles : apart;
-	d->credit += (int64_t)(cycles < CREDIT_MAX ? cycles : CREDIT_MAX) * WORTH;
+	cycles = cycles < CREDIT_MAX ? cycles : CREDIT_MAX;
+	d->credit += (int64_t)cycles * WORTH;
+	d->sample.earned += cycles;
 	if (cycles > VISIT_MAX)
 		d->visit_rest = VISIT_REST;
 	if (d->credit > CREDIT_MAX) {
 		d->credit = CREDIT_MAX;
 		d->rest = REST_MIN;
 	}
+	if (++d->sample.turns == SAMPLE)
+		account_waits(d);
 }
 
 static void rest(struct translate_direct *d, uint64_t cycles)

@@ -105,6 +105,14 @@ struct direct_page {
 #define DIRECT_LARGE 1u
 #define DIRECT_LARGE_SIZE (UINT64_C(1) << 21)
 
+/* Of the account: the runner's turns since then. */
+struct direct_sample {
+	uint64_t tsc, ns, ran; /* CLOCK_MONOTONIC and the runner's CPU time, in ns */
+	uint64_t cycles, earned;
+	unsigned turns;
+	pid_t runner;
+};
+
 struct translate_direct {
 	struct translate *t;
 	struct direct_region *region;
@@ -161,6 +169,7 @@ struct translate_direct {
 
 	/* The account, in TSC cycles: what being here may yet cost. */
 	int64_t credit;
+	struct direct_sample sample;
 	bool paging;   /* the last stop was for a page */
 	uint64_t turn; /* what a stop takes besides what is done here */
 	uint64_t rest_until, rest;
@@ -190,6 +199,9 @@ void direct_twin_interrupt(struct x86_cpu *cpu);
  * _fpx_sw_bytes).
  */
 ucontext_t *direct_twin_context(struct translate_direct *d, uint32_t *vector_size);
+/* A clock, in ns; 0: it cannot be read. DIRECT_RUNNER_CLOCK: the CPU time of a process (clock_getcpuclockid(3)). */
+#define DIRECT_RUNNER_CLOCK(pid) ((long)(~(uint64_t)(pid) << 3 | 2))
+uint64_t direct_twin_clock(long clock);
 void direct_twin_tidy(struct translate_direct *d); /* nothing but that frame is left of what the guest could write */
 const siginfo_t *direct_twin_siginfo(const struct translate_direct *d); /* likewise */
 

@@ -561,14 +561,18 @@ static bool blocks_attention(pid_t pid)
  */
 #define UNHEARD_NS 10000000
 
-static bool is_deaf(struct translate_direct *d)
+uint64_t direct_twin_clock(long clock)
 {
 	struct timespec t = { 0 };
-	uint64_t now, first = 0;
 
-	/* clock_getcpuclockid(3): what the process has run. */
-	raw_syscall(SYS_clock_gettime, (long)(~(uint64_t)d->runner << 3 | 2), (long)&t, 0, 0, 0);
-	now = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec + 1;
+	raw_syscall(SYS_clock_gettime, clock, (long)&t, 0, 0, 0);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static bool is_deaf(struct translate_direct *d)
+{
+	uint64_t now = direct_twin_clock(DIRECT_RUNNER_CLOCK(d->runner)) + 1, first = 0;
+
 	return !atomic_compare_exchange_strong(&d->asked, &first, now) && now > first && now - first >= UNHEARD_NS &&
 	       blocks_attention(d->runner);
 }

@@ -111,6 +111,13 @@ static inline void emit_gs(struct emit *e, bool w, unsigned op, unsigned reg, ui
 	emit32(e, disp);
 }
 
+/* Count in the frame, if anything is counted. Loses the flags. */
+static inline void emit_count(const struct translate *t, struct emit *e, uint32_t field)
+{
+	if (t->cpu->count_insns)
+		emit_gs(e, true, 0xff, 0, field); /* inc */
+}
+
 /*
  * Guest registers without a host register stay at the bottom of the host's stack: processors forward stores to loads by
  * RSP without the delay that other addresses (those of GS above all) have.

@@ -189,8 +189,8 @@ void translate_settle(struct x86_cpu *cpu, struct translate *t)
 	t->interp.stepping = false;
 	t->plain = false;
 	/* HLT commits RIP and then leaves. */
-	STAT_ADD(cpu, INSNS, t->frame->insns + (t->op_runs && cpu->rip != t->op_rip));
-	t->frame->insns = 0;
+	t->frame->insns += t->op_runs && cpu->rip != t->op_rip;
+	translate_count_frame(t);
 	t->op_runs = false;
 }
 

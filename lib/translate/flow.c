@@ -83,7 +83,7 @@ static void emit_jump_inline(struct builder *b, struct translate_record *r)
 {
 	struct cold *c = block_cold(b, r);
 
-	translate_emit_jump(&b->e, b->mmu, c->from);
+	translate_emit_jump(b->t, &b->e, b->mmu, c->from);
 	c->count = 2;
 }
 

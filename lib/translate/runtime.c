@@ -15,8 +15,7 @@ void translate_frame_leave(struct translate *t)
 	uint64_t f = t->frame->flags;
 
 	cpu->rflags = (cpu->rflags & ~X86_ARITH_FLAGS) | ((f >> 8) & 0xd5) | (f & 1) << 11;
-	STAT_ADD(cpu, INSNS, t->frame->insns);
-	t->frame->insns = 0;
+	translate_count_frame(t);
 }
 
 /* What was taken from the TLB is good while this stays the same. */
@@ -210,6 +209,7 @@ const void *translate_next(struct x86_cpu *cpu, struct translate *t, struct tran
 			translate_jump_insert(t, mmu, cpu->rip, code,
 					      x86_tlb_info(cpu, x86_tlb_slot(cpu, mmu, cpu->rip)));
 	}
+	t->entered++;
 	t->frame->rip_page = cpu->rip & ~TZ_PAGE_MASK;
 	frame_enter(t);
 	return code;
@@ -396,6 +396,7 @@ const void *translate_detour(struct x86_cpu *cpu, const uint8_t *site)
 
 	if (r->action != ACTION_VECTOR)
 		translate_frame_leave(t);
+	translate_count_call(t, r->action);
 	switch (r->action) {
 	case ACTION_VECTOR:
 		x86_fpu_load(cpu);

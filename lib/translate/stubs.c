@@ -82,7 +82,7 @@ static void emit_detour(struct translate *t, struct emit *e)
 }
 
 /* r14: the place in the jump cache. */
-static void emit_lookup(struct emit *e, unsigned mmu, uint8_t *miss[2])
+static void emit_lookup(const struct translate *t, struct emit *e, unsigned mmu, uint8_t *miss[2])
 {
 	uint32_t table = FRAME(jump) + mmu * (uint32_t)sizeof(((struct translate_frame *)0)->jump[0]);
 
@@ -98,6 +98,7 @@ static void emit_lookup(struct emit *e, unsigned mmu, uint8_t *miss[2])
 	emit32(e, FRAME(poll));
 	emit8(e, 0);
 	miss[1] = emit_jcc(e, CC_NE);
+	emit_count(t, e, FRAME(jumps));
 	emit_alu_imm(e, true, ALU_AND, HOST_T0, 0xfffff000u);
 	emit_gs(e, true, 0x89, HOST_T0, FRAME(rip_page));
 }
@@ -108,9 +109,9 @@ static uint32_t jump_code(unsigned mmu)
 	       (uint32_t)offsetof(struct translate_jump, code);
 }
 
-void translate_emit_jump(struct emit *e, unsigned mmu, uint8_t *miss[2])
+void translate_emit_jump(const struct translate *t, struct emit *e, unsigned mmu, uint8_t *miss[2])
 {
-	emit_lookup(e, mmu, miss);
+	emit_lookup(t, e, mmu, miss);
 	emit_gs_t1(e, false, 0xff, 4, jump_code(mmu)); /* jmp gs:[] */
 }
 
@@ -123,7 +124,7 @@ static const uint8_t *emit_jump(struct translate *t, struct emit *e, unsigned mm
 	uint8_t *miss[2], *other, *poll;
 
 	emit_bytes(e, (const uint8_t[]){ 0x48, 0x83, 0xc4, 8 }, 4); /* add rsp, 8: the flags are kept elsewhere */
-	translate_emit_jump(e, mmu, miss);
+	translate_emit_jump(t, e, mmu, miss);
 	/* Not in the first place: r14 is that one's offset, then that of n ^ 1, n ^ 2, n ^ 3. */
 	emit_bind(e, miss[0]);
 	for (unsigned way = 1; way < TRANSLATE_JUMP_WAYS; way++) {
@@ -134,6 +135,7 @@ static const uint8_t *emit_jump(struct translate *t, struct emit *e, unsigned mm
 		emit32(e, FRAME(poll));
 		emit8(e, 0);
 		poll = emit_jcc(e, CC_NE);
+		emit_count(t, e, FRAME(jumps));
 		emit_alu_imm(e, true, ALU_AND, HOST_T0, 0xfffff000u);
 		emit_gs(e, true, 0x89, HOST_T0, FRAME(rip_page));
 		emit_gs_t1(e, false, 0xff, 4, table + (uint32_t)offsetof(struct translate_jump, code));
@@ -170,6 +172,7 @@ static void emit_fill(struct translate *t, struct emit *e, unsigned mmu, bool wr
 	emit_bytes(e, (const uint8_t[]){ 0xf7, 0xd8, 0x05, 0, 0x10, 0, 0 }, 7); /* neg eax; add eax, 4096 */
 	emit_rr(e, true, 0x39, HOST_RAX, HOST_T0);                              /* cmp r11, rax */
 	miss = emit_jcc(e, CC_A);
+	emit_count(t, e, FRAME(victims));
 	emit_gs_t1(e, true, 0x03, HOST_T0, victim + (uint32_t)offsetof(struct x86_tlb_entry, host));
 	emit_bytes(e, (const uint8_t[]){ 0x8b, 0x49, offsetof(struct translate_check, hit) }, 3); /* mov ecx, hit */
 	emit_mov_imm64(e, HOST_RAX, (uint64_t)(uintptr_t)t->rx);
@@ -179,6 +182,67 @@ static void emit_fill(struct translate *t, struct emit *e, unsigned mmu, bool wr
 	emit_bytes(e, (const uint8_t[]){ 0x41, 0xff, 0xe6 }, 3);                /* jmp r14 */
 	emit_bind(e, miss);
 	emit_bytes(e, (const uint8_t[]){ 0x59, 0x58 }, 2);
+	emit_branch(e, OP_JMP, t->stub_detour);
+}
+
+/* rcx = the check whose record's offset follows the call, rax is lost; `pushed` bytes are above the return address. */
+static void emit_record(const struct translate *t, struct emit *e, unsigned pushed)
+{
+	emit_rm(e, true, 0x8b, X86_RCX, HOST_RSP, (int32_t)pushed);
+	emit_rm(e, false, 0x8b, X86_RCX, X86_RCX, 0);
+	emit_mov_imm64(e, HOST_RAX, (uint64_t)(uintptr_t)t->arena);
+	emit_rr(e, true, 0x01, HOST_RAX, X86_RCX);
+}
+
+/*
+ * Called behind a check of the stack window that failed: if the page that RSP is in now is in the TLB the window moves
+ * there, and the check is made again. Else as stub_detour. All registers but r14 stay.
+ */
+static void emit_stack(struct translate *t, struct emit *e, unsigned mmu)
+{
+	uint32_t first = (uint32_t)(offsetof(struct x86_tlb, e) + mmu * sizeof(((struct x86_tlb *)0)->e[0]));
+	static const uint8_t pops[] = { 0x5a, 0x59, 0x58 }; /* rdx, rcx, rax */
+	uint8_t *miss[4];
+
+	t->stub_stack[mmu] = here(e);
+	emit_bytes(e, (const uint8_t[]){ 0x50, 0x51, 0x52 }, 3); /* push rax, rcx, rdx */
+	emit_record(t, e, 24);
+	/* cmp byte [], imm: 32-bit code has more to look at. */
+	emit_rm(e, false, 0x80, ALU_CMP, X86_RCX, offsetof(struct translate_check, wide));
+	emit8(e, 0);
+	miss[0] = emit_jcc(e, CC_E);
+	emit_rm(e, false, 0x80, ALU_CMP, X86_RCX, offsetof(struct translate_check, record.align));
+	emit8(e, 1);
+	miss[1] = emit_jcc(e, CC_NE);
+	emit_rm(e, true, 0x63, HOST_RDX, X86_RCX, offsetof(struct translate_check, record.disp)); /* movsxd */
+	emit_rr(e, true, 0x01, HOST_SP, HOST_RDX);
+	/* Its last byte is in the same page. */
+	emit_bytes(e, (const uint8_t[]){ 0x0f, 0xb7, 0x41, offsetof(struct translate_check, span) }, 4); /* movzx eax */
+	emit_rr(e, false, 0x89, HOST_RDX, HOST_T1);
+	emit_alu_imm(e, false, ALU_AND, HOST_T1, TZ_PAGE_MASK);
+	emit_rr(e, false, 0x01, HOST_T1, HOST_RAX);
+	emit_alu_imm(e, false, ALU_CMP, HOST_RAX, TZ_PAGE_SIZE);
+	miss[2] = emit_jcc(e, CC_A);
+	/* As emit_index() of window.c. */
+	emit_rr(e, false, 0x89, HOST_RDX, HOST_T1);
+	emit_bytes(e, (const uint8_t[]){ 0x41, 0xc1, 0xee, 7 }, 4); /* shr r14d, 7 */
+	emit_alu_imm(e, false, ALU_AND, HOST_T1, (X86_TLB_SIZE - 1) << 5);
+	emit_alu_imm(e, true, ALU_AND, HOST_RDX, ~(uint32_t)TZ_PAGE_MASK);
+	emit_gs_t1(e, true, 0x3b, HOST_RDX, first + (uint32_t)offsetof(struct x86_tlb_entry, tag_write));
+	miss[3] = emit_jcc(e, CC_NE);
+	emit_gs(e, true, 0x89, HOST_RDX, FRAME(stack_page));
+	emit_gs_t1(e, true, 0x8b, HOST_WINDOW, first + (uint32_t)offsetof(struct x86_tlb_entry, host));
+	emit_rr(e, true, 0x29, HOST_RDX, HOST_WINDOW);
+	emit_gs(e, true, 0x89, HOST_WINDOW, FRAME(window));
+	emit_rm(e, false, 0x8b, X86_RCX, X86_RCX, offsetof(struct translate_check, retry));
+	emit_mov_imm64(e, HOST_T1, (uint64_t)(uintptr_t)t->rx);
+	emit_rr(e, true, 0x01, X86_RCX, HOST_T1);
+	emit_bytes(e, pops, sizeof(pops));
+	emit_lea(e, HOST_RSP, HOST_RSP, 8);
+	emit_bytes(e, (const uint8_t[]){ 0x41, 0xff, 0xe6 }, 3); /* jmp r14 */
+	for (unsigned n = 0; n < ARRAY_SIZE(miss); n++)
+		emit_bind(e, miss[n]);
+	emit_bytes(e, pops, sizeof(pops));
 	emit_branch(e, OP_JMP, t->stub_detour);
 }
 
@@ -193,6 +257,7 @@ void translate_stubs_create(struct translate *t)
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++) {
 		emit_fill(t, &e, mmu, false);
 		emit_fill(t, &e, mmu, true);
+		emit_stack(t, &e, mmu);
 	}
 	t->used = (uint32_t)(e.p - t->rw + 63) & ~63u;
 }

@@ -304,7 +304,7 @@ static void emit_context_jump(struct builder *b, const struct insn *i, unsigned 
 	block_emit_count(b);
 	c = block_cold(b, block_record(b, i, ACTION_JUMP));
 	c->mmu = (uint8_t)to;
-	translate_emit_jump(&b->e, to, c->from);
+	translate_emit_jump(b->t, &b->e, to, c->from);
 	c->count = 2;
 }
 

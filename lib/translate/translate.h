@@ -67,7 +67,9 @@ struct translate_window {
 /* What translated code reaches through GS. */
 struct translate_frame {
 	uint64_t rip_page; /* linear address of the page it runs in */
-	uint64_t insns;    /* begun since last counted, if they are counted */
+	/* Since last counted, if instructions are counted: those begun, blocks entered, jumps found in the cache; */
+	uint64_t insns, blocks, jumps;
+	uint64_t checks, victims, stack_checks; /* TLB checks, those served by a victim, checks of the window */
 	uint64_t fs_base, gs_base;
 	/* 32-bit code adds it to addresses by FS, GS: 0, or so much that no page is there and interp sees to the
 	 * access. */
@@ -260,6 +262,7 @@ struct translate {
 	struct builder *builder; /* room to translate a block in */
 	bool plain;              /* the next block is one of TRANSLATE_MODE_PLAIN */
 	bool by_interp;          /* the next one cannot be translated */
+	uint64_t entered;        /* blocks, from C, since last counted */
 	bool op_runs;            /* interp runs an instruction of a block, if they are counted: */
 	uint64_t op_rip;         /* the one there */
 	struct translate_counters *counters;
@@ -277,7 +280,8 @@ struct translate {
 	const uint8_t *stub_detour; /* call, with the record's offset behind the call */
 	const uint8_t *stub_fill[X86_MMU_COUNT]
 				[2]; /* likewise, behind a failed check (of the write tag); first the victims */
-	const uint8_t *stub_jump[X86_MMU_COUNT]; /* likewise, with RIP in r11: through the jump cache */
+	const uint8_t *stub_stack[X86_MMU_COUNT]; /* likewise, behind one of the stack window */
+	const uint8_t *stub_jump[X86_MMU_COUNT];  /* likewise, with RIP in r11: through the jump cache */
 };
 
 static inline struct translate *translate_of(struct x86_cpu *cpu)
@@ -358,6 +362,8 @@ void translate_mail_read(struct translate *t);
 struct translate_counters *translate_counters_create(void); /* NULL: no memory */
 void translate_counters_destroy(struct translate_counters *c);
 void translate_count_fallback(struct translate *t, unsigned mnemonic);
+void translate_count_call(struct translate *t, enum translate_action action);
+void translate_count_frame(struct translate *t); /* what translated code has counted */
 /* The most frequent ones. Names last as long as the counters. Thread: any. */
 unsigned translate_counters_read(struct x86_cpu *cpu, struct engine_stat *rows, unsigned max);
 
@@ -376,7 +382,7 @@ struct emit;
 void translate_stubs_create(struct translate *t);
 /* To the linear address in r11 through the jump cache; r14 and the flags are lost. Returns rel32s to be bound to what
  * happens where it is unknown. */
-void translate_emit_jump(struct emit *e, unsigned mmu, uint8_t *miss[2]);
+void translate_emit_jump(const struct translate *t, struct emit *e, unsigned mmu, uint8_t *miss[2]);
 
 /* ---- runtime.c ---- */
 /* Called by translated code. Where to go on, or NULL: leave it. */

@@ -240,6 +240,7 @@ void window_lookup(struct builder *b, struct cold *c, int64_t span, bool write)
 	uint32_t table = tlb_table(b);
 	uint32_t tag = write ? offsetof(struct x86_tlb_entry, tag_write) : offsetof(struct x86_tlb_entry, tag_read);
 
+	emit_count(b->t, e, FRAME(checks));
 	emit_index(e);
 	emit_gs_t1(e, true, 0x2b, HOST_T0, table + tag);
 	emit_alu_imm(e, true, ALU_CMP, HOST_T0, (uint32_t)(TZ_PAGE_SIZE - span));
@@ -281,6 +282,7 @@ static void check_stack(struct builder *b, const struct insn *i, const struct ac
 	window_plan(b, i, a, &w);
 	w.write = true; /* as the stack is; one tag will do */
 	c = check_cold(b, i, ACTION_STACK, a, &w);
+	emit_count(b->t, &b->e, FRAME(stack_checks));
 	emit_lea(&b->e, HOST_T1, HOST_SP, (int32_t)w.lo);
 	emit_gs(&b->e, true, 0x2b, HOST_T1, FRAME(stack_page));
 	emit_alu_imm(&b->e, true, ALU_CMP, HOST_T1, (uint32_t)(TZ_PAGE_SIZE - (w.hi - w.lo)));

@@ -129,6 +129,10 @@ static bool try_locate(struct x86_cpu *cpu, uint64_t gva, unsigned size, unsigne
 	if (unlikely(!mem_lookup(cpu->mem, w.gpa, &hit)))
 		return true;
 	tlb_fill(cpu, mmu, gva, &w, &hit);
+	if (kind == X86_ACCESS_WRITE)
+		STAT_INC(cpu, TLB_FILLS_WRITE);
+	if (kind == X86_ACCESS_EXEC)
+		STAT_INC(cpu, TLB_FILLS_EXEC);
 	if (kind == X86_ACCESS_WRITE && (hit.slot->flags & MEM_SLOT_READONLY))
 		return true;
 	place_at(cpu, e, gva, kind, p);

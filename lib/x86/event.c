@@ -329,6 +329,7 @@ enum x86_exit x86_poll(struct x86_cpu *cpu)
 	if (att & X86_ATT_TLB_FLUSH) {
 		serve(cpu, X86_ATT_TLB_FLUSH);
 		x86_tlb_flush_all(cpu);
+		STAT_INC(cpu, TLB_FLUSHES_CLIENT);
 	}
 	if (att & X86_ATT_EXIT)
 		return X86_EXIT_ATTENTION;

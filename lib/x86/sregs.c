@@ -2,6 +2,7 @@
 /* KVM_GET/SET_SREGS: segments, tables and control registers at once. The vCPU is not running. */
 #include <errno.h>
 
+#include "base/stats.h"
 #include "x86/apic/irqchip.h"
 #include "x86/control.h"
 #include "x86/cpuid.h"
@@ -60,6 +61,7 @@ int x86_set_sregs(struct x86_cpu *cpu, const struct x86_sregs *s)
 	if ((s->cr0 & X86_CR0_PG) && (s->cr4 & X86_CR4_PAE) && !(s->efer & X86_EFER_LMA))
 		x86_load_pdptes(cpu, s->cr3);
 	x86_tlb_flush_all(cpu);
+	STAT_INC(cpu, TLB_FLUSHES_CLIENT);
 	x86_mode_update(cpu);
 	x86_debug_changed(cpu);
 	x86_cpu_attention(cpu, X86_ATT_IRQ);

@@ -68,6 +68,7 @@ static void note_flush(struct x86_cpu *cpu, enum x86_tlb_flush what, uint64_t gv
 void x86_tlb_flush_nonglobal(struct x86_cpu *cpu)
 {
 	note_flush(cpu, X86_TLB_FLUSH_NONGLOBAL, 0);
+	STAT_INC(cpu, TLB_FLUSHES_CR3);
 	set_flush(cpu->tlb, &cpu->tlb->local);
 }
 
@@ -135,6 +136,7 @@ void x86_tlb_flush_page(struct x86_cpu *cpu, gva_t gva)
 	unsigned i = (gva.v >> TZ_PAGE_SHIFT) & (X86_TLB_SIZE - 1), large = x86_tlb_large_bit(gva.v);
 
 	note_flush(cpu, X86_TLB_FLUSH_PAGE, gva.v);
+	STAT_INC(cpu, TLB_FLUSHES_PAGE);
 	for (unsigned mmu = 0; mmu < X86_MMU_COUNT; mmu++)
 		if (entry_page(&tlb->e[mmu][i]) == page)
 			entry_drop(tlb, mmu, i);

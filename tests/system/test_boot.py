@@ -161,6 +161,13 @@ def test_stats_and_quiet_stderr(guest_dir, engine):
         assert 1 < len(fallbacks) <= 20 and fallbacks == sorted(fallbacks, reverse=True)
         assert total * 0.8 < sum(fallbacks) <= total
         assert re.search(r"translator_chain_links\s+[1-9]", stats)
+        counted = {name: int(n) for name, n in re.findall(r"(\w+)\s+(\d+)$", stats, re.M)}
+        for name in ["chain_hits", "jump_cache_hits", "tlb_hits", "tlb_victim_hits", "stack_window_hits", "calls_interp",
+                     "calls_tlb_fill", "calls_stack_window", "calls_next_page", "calls_indirect"]:
+            assert 0 < counted["translator_" + name] < counted["instructions"], name
+        assert counted["translator_calls_interp"] + counted["translator_calls_tlb_fill"] >= 0.8 * total
+        assert counted["tlb_fills"] > counted["tlb_fills_by_writes"] + counted["tlb_fills_by_fetches"] > 0
+        assert counted["tlb_flushes"] >= counted["tlb_flushes_by_invlpg"] + counted["tlb_flushes_by_cr3"] > 0
         assert re.search(r"translator_jump_cache_misses\s+[1-9]", stats)
 
 
