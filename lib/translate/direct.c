@@ -63,7 +63,8 @@ static void account_waits(struct translate_direct *d)
 	now.ns = direct_twin_clock(CLOCK_MONOTONIC);
 	now.ran = direct_twin_clock(DIRECT_RUNNER_CLOCK(d->runner));
 	/* What is longer apart than some minutes says nothing. */
-	if (last->runner == now.runner && now.ns > last->ns && now.tsc - last->tsc < BIT64(40)) {
+	if (last->runner == now.runner && now.ran >= last->ran && now.ns > last->ns &&
+	    now.tsc - last->tsc < BIT64(40)) {
 		used = ((((now.ran - last->ran) << 20) / (now.ns - last->ns)) * (now.tsc - last->tsc)) >> 20;
 		waited = last->cycles > used ? last->cycles - used : 0;
 		d->credit -= (int64_t)(waited < last->earned ? waited : last->earned) * WORTH;
@@ -76,7 +77,6 @@ static void account_ran(struct translate_direct *d, uint64_t cycles)
 	uint64_t apart;
 
 	d->sample.cycles += cycles;
-
 	STAT_ADD(d->t->cpu, DIRECT_CYCLES, cycles);
 	d->turn += d->turn >> TURN_DRIFT;
 	d->turn = cycles < d->turn ? cycles : d->turn;

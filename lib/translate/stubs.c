@@ -148,6 +148,15 @@ static const uint8_t *emit_jump(struct translate *t, struct emit *e, unsigned mm
 	return start;
 }
 
+/* rcx = the check whose record's offset follows the call, rax is lost; `pushed` bytes are above the return address. */
+static void emit_record(const struct translate *t, struct emit *e, unsigned pushed)
+{
+	emit_rm(e, true, 0x8b, X86_RCX, HOST_RSP, (int32_t)pushed);
+	emit_rm(e, false, 0x8b, X86_RCX, X86_RCX, 0);
+	emit_mov_imm64(e, HOST_RAX, (uint64_t)(uintptr_t)t->arena);
+	emit_rr(e, true, 0x01, HOST_RAX, X86_RCX);
+}
+
 /*
  * Called behind a check that failed, with r11 = linear address - tag and r14 = offset of the entry: if the victim there
  * is the page's, r11 = host address, and on behind the check. Else as stub_detour.
@@ -163,10 +172,7 @@ static void emit_fill(struct translate *t, struct emit *e, unsigned mmu, bool wr
 	emit_bytes(e, (const uint8_t[]){ 0x50, 0x51 }, 2); /* push rax; push rcx */
 	emit_gs_t1(e, true, 0x03, HOST_T0, first + tag);
 	emit_gs_t1(e, true, 0x2b, HOST_T0, victim + tag);
-	emit_bytes(e, (const uint8_t[]){ 0x48, 0x8b, 0x4c, 0x24, 0x10, 0x8b, 0x09 },
-		   7); /* mov rcx, [rsp+16]; mov ecx, [rcx] */
-	emit_mov_imm64(e, HOST_RAX, (uint64_t)(uintptr_t)t->arena);
-	emit_bytes(e, (const uint8_t[]){ 0x48, 0x01, 0xc1 }, 3); /* add rcx, rax: struct translate_check */
+	emit_record(t, e, 16);
 	emit_bytes(e, (const uint8_t[]){ 0x0f, 0xb7, 0x41, offsetof(struct translate_check, span) },
 		   4);                                                          /* movzx eax, span */
 	emit_bytes(e, (const uint8_t[]){ 0xf7, 0xd8, 0x05, 0, 0x10, 0, 0 }, 7); /* neg eax; add eax, 4096 */
@@ -183,15 +189,6 @@ static void emit_fill(struct translate *t, struct emit *e, unsigned mmu, bool wr
 	emit_bind(e, miss);
 	emit_bytes(e, (const uint8_t[]){ 0x59, 0x58 }, 2);
 	emit_branch(e, OP_JMP, t->stub_detour);
-}
-
-/* rcx = the check whose record's offset follows the call, rax is lost; `pushed` bytes are above the return address. */
-static void emit_record(const struct translate *t, struct emit *e, unsigned pushed)
-{
-	emit_rm(e, true, 0x8b, X86_RCX, HOST_RSP, (int32_t)pushed);
-	emit_rm(e, false, 0x8b, X86_RCX, X86_RCX, 0);
-	emit_mov_imm64(e, HOST_RAX, (uint64_t)(uintptr_t)t->arena);
-	emit_rr(e, true, 0x01, HOST_RAX, X86_RCX);
 }
 
 /*

@@ -28,6 +28,14 @@ static void emit_alu_mem(struct emit *e, unsigned op, unsigned base, int32_t dis
 	emit32(e, imm);
 }
 
+/* r14: the cpu. Leave unless 32 bits at [r14 + disp] have all these bits, or none. */
+static void emit_check_bits(struct builder *b, struct cold *c, int32_t disp, uint32_t bits, bool set)
+{
+	emit_rm(&b->e, false, 0xf7, 0, HOST_T1, disp); /* test [], imm32 */
+	emit32(&b->e, bits);
+	block_cold_from(b, c, set ? CC_E : CC_NE);
+}
+
 /* The host's flags are about to be lost. */
 static void lose_flags(struct builder *b, const struct insn *i)
 {
@@ -81,9 +89,7 @@ static void emit_rdtsc(struct builder *b, const struct insn *i)
 	lose_flags(b, i);
 	window_scratch(b);
 	emit_cpu(b, HOST_T1);
-	emit_rm(e, false, 0xf7, 0, HOST_T1, CPU(cr4)); /* test [], imm32 */
-	emit32(e, X86_CR4_TSD);
-	block_cold_from(b, c, CC_NE);
+	emit_check_bits(b, c, CPU(cr4), X86_CR4_TSD, false);
 	emit_mov_imm64(e, HOST_T0, (uint64_t)(uintptr_t)tsc);
 	if (i->ii.mnemonic == ZYDIS_MNEMONIC_RDTSCP)
 		emit_bytes(e, (const uint8_t[]){ 0x0f, 0xae, 0xe8 }, 3); /* lfence: what comes before is done */
@@ -99,14 +105,6 @@ static void emit_rdtsc(struct builder *b, const struct insn *i)
 	emit_rr(e, false, 0x89, HOST_RAX, HOST_RAX);
 	if (i->ii.mnemonic == ZYDIS_MNEMONIC_RDTSCP)
 		emit_rm(e, false, 0x8b, X86_RCX, HOST_T1, CPU(msr.tsc_aux));
-}
-
-/* r14: the cpu. Leave unless 32 bits at [r14 + disp] have all these bits, or none. */
-static void emit_check_bits(struct builder *b, struct cold *c, int32_t disp, uint32_t bits, bool set)
-{
-	emit_rm(&b->e, false, 0xf7, 0, HOST_T1, disp); /* test [], imm32 */
-	emit32(&b->e, bits);
-	block_cold_from(b, c, set ? CC_E : CC_NE);
 }
 
 /* The context of a kernel's accesses, and of the processor's own to its tables (SDM 3A 4.6.1). */
