@@ -278,12 +278,15 @@ static void inherited(void)
 {
 	static u32 masked[2] = { 0x1f80, 0x3f800000 }, unmasked[2] = { 0x1d80, 0x3f800000 };
 	static u64 bytes[4];
-	u64 here = (u64)&bytes[2];
+	u64 here = (u64)&bytes[2], quiet, loud;
 
 	for (unsigned i = 0; i < 3; i++) {
 		wrmsr(MSR_LSTAR, (u64)divide);
-		check_in(USER64, "division by zero there, masked", fault_of(USER64, call_divide, (u64)masked, 0), DONE);
-		check_in(USER64, "and not", fault_of(USER64, call_divide, (u64)unmasked, 0), FAULT(19, 0));
+		/* One after the other: what is printed in between makes the translator look at all code again. */
+		quiet = fault_of(USER64, call_divide, (u64)masked, 0);
+		loud = fault_of(USER64, call_divide, (u64)unmasked, 0);
+		check_in(USER64, "division by zero there, masked", quiet, DONE);
+		check_in(USER64, "and not", loud, FAULT(19, 0));
 		check_equal("it was the handler's", got.rip, (u64)divide);
 		wrmsr(MSR_LSTAR, (u64)load_byte);
 		for (unsigned mask = 0; mask < 2; mask++) {
@@ -297,6 +300,35 @@ static void inherited(void)
 		}
 	}
 	__asm__ volatile("ldmxcsr %0" ::"m"(masked[0]));
+}
+
+/* SYSRET where it cannot go on as usual, right behind one that can; with interrupts on, so that none waits. */
+SNIPPET(return_by, "mov %rdi, %rcx; mov %rsi, %r11; sysretq");
+SNIPPET(returned, "pushfq; pop %rdx");
+
+static u64 return_to(u64 target, u64 flags)
+{
+	exec_flags(KERNEL64, return_by, target, flags, FLAGS_IF | 2);
+	return FAULT(got.vector, got.error);
+}
+
+static void odd_returns(void)
+{
+	const u64 nowhere = 1ull << 47;
+
+	for (unsigned i = 0; i < 3; i++) {
+		u64 plain = return_to((u64)returned, 0x202), stepped = return_to((u64)returned, 0x202 | FLAGS_TF);
+		u64 rip = got.rip, cs = got.cs, again = return_to((u64)returned, 0x202);
+		u64 wild = return_to(nowhere, 0x202), wild_cs = got.cs;
+
+		check_in(KERNEL64, "SYSRET", plain, DONE);
+		check_in(KERNEL64, "SYSRET with TF traps", stepped, FAULT(1, 0));
+		check_equal("before the first instruction", rip, (u64)returned);
+		check_equal("of the user's", cs, 0x2b);
+		check_in(KERNEL64, "SYSRET without again", again, DONE);
+		check_in(KERNEL64, "SYSRET to no canonical address", wild, FAULT(13, 0));
+		check_equal("in the ring it is the vendor's to choose", wild_cs, vendor_is_amd() ? 0x2b : 0x08);
+	}
 }
 
 /* ---- SMAP ---- */
@@ -375,6 +407,7 @@ int main(void)
 	privileges();
 	time_stamps();
 	inherited();
+	odd_returns();
 	access_flag();
 	system_calls();
 	changing_gdt();

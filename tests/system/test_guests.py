@@ -107,10 +107,10 @@ def test_user_code_in_its_own_process(program, variant, entries, monkeypatch):
 
 
 # Else a system call's way back asks each time whether user code should go there.
-@pytest.mark.parametrize("program", ["entry64", "irqs64", "transfers64"])
-def test_no_process_for_user_code(program, monkeypatch):
+@pytest.mark.parametrize("program,variant", [("entry64", AMD), ("entry64", INTEL), ("irqs64", []), ("transfers64", AMD)])
+def test_no_process_for_user_code(program, variant, monkeypatch):
     monkeypatch.setenv("TRAPEZE_DIRECT", "0")
-    run_guest(program, "translate")
+    run_guest(program, "translate", *variant)
 
 
 def processes_of(session):
