@@ -93,7 +93,7 @@ void x86_sysret(struct x86_cpu *cpu, unsigned opsize)
 		x86_raise_ud(cpu);
 	if (cpu->cpl != 0)
 		x86_raise_gp0(cpu);
-	/* Intel faults in the kernel, AMD at the first fetch in user mode. */
+	/* Intel faults in the kernel; with AMD the first fetch in user mode does. */
 	if (!canonical && !amd)
 		x86_raise_gp0(cpu);
 	commit_flat(cpu, to64 ? base + 16 : base, base + 8, 3, to64, rip);
@@ -106,8 +106,6 @@ void x86_sysret(struct x86_cpu *cpu, unsigned opsize)
 	cpu->ev.no_step = true;
 	if (cpu->rflags & X86_TF)
 		cpu->ev.db_pending |= X86_DR6_BS;
-	if (!canonical)
-		x86_raise_gp0(cpu);
 }
 
 /* #UD where the vendor does not have SYSENTER and SYSEXIT: AMD in long mode (APM 3). */
