@@ -9,6 +9,7 @@ enum insn_kind {
 	KIND_INTERP,  /* calls its interp_insn */
 	KIND_GENERIC, /* the same instruction with other registers and another memory operand */
 	KIND_VECTOR,  /* likewise, on the live vector registers */
+	KIND_GATHER,  /* or a scatter: gather.c */
 	KIND_NOP,
 	KIND_LEA,
 	KIND_PUSH,
@@ -137,6 +138,8 @@ bool window_effective(struct builder *b, const struct access *a, unsigned to, bo
 /* r11: linear address -> host address, if `span` bytes lie in a page with that tag, else from `c`. Loses r14, the
  * flags. */
 void window_lookup(struct builder *b, struct cold *c, int64_t span, bool write);
+/* Likewise; returns the rel32 of the way out, to be bound where CF and ZF are clear. */
+uint8_t *window_emit_lookup(struct builder *b, int64_t span, bool write);
 
 /* ---- recode.c ---- */
 /* op reg, m: one byte of opcode */
@@ -152,6 +155,14 @@ void insn_emit_interp(struct builder *b, struct insn *i);
 void insn_emit_string(struct builder *b, struct insn *i); /* KIND_STRING, string.c */
 void insn_flags_after(struct builder *b, const struct insn *i);
 void insn_move_stack(struct builder *b, unsigned from, int32_t by); /* RSP = host register + by, in the mode's width */
+
+/* The guest's vector registers are in the host's from here on. May lose the flags. */
+void insn_vector_live(struct builder *b, struct insn *i);
+
+/* ---- gather.c ---- */
+void insn_emit_gather(struct builder *b, struct insn *i); /* KIND_GATHER */
+/* Of each element, but for its index and its size. False: not one that can be emitted. */
+bool insn_gather_access(const struct insn *i, struct access *a);
 
 /* ---- system.c ---- */
 void insn_emit_system(struct builder *b, struct insn *i); /* KIND_SYSTEM */

@@ -8,6 +8,7 @@
 
 /* The host has BMI1, BMI2, ADX, LZCNT, MOVBE, POPCNT and SSE4.2: a guest may have them by interp alone. */
 static bool host_extras;
+static bool host_avx512; /* on 128 and 256 bits, with opmasks of 64 */
 
 void translate_host_init(void)
 {
@@ -18,6 +19,7 @@ void translate_host_init(void)
 		return;
 	host_extras = (leaf7 & BIT32(3)) && (leaf7 & BIT32(8)) && (leaf7 & BIT32(19)) && (leaf1 & BIT32(20)) &&
 		      (leaf1 & BIT32(22)) && (leaf1 & BIT32(23)) && (leaf81 & BIT32(5));
+	host_avx512 = (leaf7 & BIT32(30)) && (leaf7 & BIT32(31));
 }
 
 static bool has_memory(const struct insn *i)
@@ -204,6 +206,11 @@ static bool is_masked(const struct insn *i)
 	return i->ii.exec == vector_exec_masked_load || i->ii.exec == vector_exec_masked_store;
 }
 
+static bool is_gather(const struct insn *i)
+{
+	return i->ii.exec == vector_exec_gather || i->ii.exec == vector_exec_scatter;
+}
+
 /* interp runs it as an ordinary vector instruction, and its checks surely pass in this mode. */
 static enum insn_kind kind_vector(const struct insn *i, unsigned mode)
 {
@@ -218,6 +225,8 @@ static enum insn_kind kind_vector(const struct insn *i, unsigned mode)
 			: i->ii.extra == VECTOR_EVEX ? TRANSLATE_MODE_AVX512
 						     : 0;
 
+	if (is_gather(i))
+		return mode & need & live && (i->ii.extra == VECTOR_VEX || host_avx512) ? KIND_GATHER : KIND_INTERP;
 	/* MMX: a pending x87 exception must not come to the host (SDM 3A 12.5). */
 	if (!(mode & need & live) || (vector_info(&i->ii)->flags & VECTOR_WAITS) ||
 	    (i->ii.exec != vector_exec_reg && i->ii.exec != vector_exec_load && i->ii.exec != vector_exec_store &&
@@ -268,6 +277,7 @@ static enum insn_kind kind_of(const struct insn *i, unsigned mode)
 	case ZYDIS_MNEMONIC_BSR:
 	case ZYDIS_MNEMONIC_BSWAP:
 	case ZYDIS_MNEMONIC_XCHG:
+	case ZYDIS_MNEMONIC_MOVNTI:
 	case ZYDIS_MNEMONIC_XADD:
 	case ZYDIS_MNEMONIC_CMPXCHG:
 	case ZYDIS_MNEMONIC_CMPXCHG8B:
@@ -420,6 +430,7 @@ static bool find_access(struct insn *i, unsigned width)
 	case KIND_DIV:
 	case KIND_SYSTEM:
 	case KIND_JMP: return insn_operand_access(i, &i->mem);
+	case KIND_GATHER: return insn_gather_access(i, &(struct access){ 0 });
 	default: return true;
 	}
 }

@@ -168,6 +168,17 @@ static inline void emit_alu_imm(struct emit *e, bool w, unsigned op, unsigned rm
 #define ALU_XOR 6
 #define ALU_CMP 7
 
+/* op reg, count */
+static inline void emit_shift(struct emit *e, unsigned op, unsigned reg, unsigned count)
+{
+	emit_rex(e, true, 0, 0, reg);
+	emit8(e, 0xc1);
+	emit8(e, 0xc0 | op << 3 | (reg & 7));
+	emit8(e, count);
+}
+#define SHL 4
+#define SHR 5
+
 static inline void emit_mov_imm64(struct emit *e, unsigned reg, uint64_t imm)
 {
 	emit_rex(e, true, 0, 0, reg);

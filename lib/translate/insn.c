@@ -70,22 +70,27 @@ static void emit_generic(struct builder *b, struct insn *i)
 	insn_flags_after(b, i);
 }
 
+void insn_vector_live(struct builder *b, struct insn *i)
+{
+	struct translate_record *r;
+
+	if (b->vector_live)
+		return;
+	r = block_record(b, i, ACTION_VECTOR);
+	insn_flags_keep(b, insn_live_before(i));
+	/* cmp byte gs:[vector], 0: a call to C may have put the state away. */
+	emit_bytes(&b->e, (const uint8_t[]){ 0x65, 0x80, 0x3c, 0x25 }, 4);
+	emit32(&b->e, FRAME(vector));
+	emit8(&b->e, 0);
+	block_cold_from(b, block_cold(b, r), CC_E);
+	r->resume = (uint32_t)(b->e.p - b->t->rw);
+	b->flags_host = false;
+	b->vector_live = true;
+}
+
 static void emit_vector(struct builder *b, struct insn *i)
 {
-	if (!b->vector_live) {
-		struct translate_record *r = block_record(b, i, ACTION_VECTOR);
-		struct cold *c = block_cold(b, r);
-
-		insn_flags_keep(b, insn_live_before(i));
-		/* cmp byte gs:[vector], 0: a call to C may have put the state away. */
-		emit_bytes(&b->e, (const uint8_t[]){ 0x65, 0x80, 0x3c, 0x25 }, 4);
-		emit32(&b->e, FRAME(vector));
-		emit8(&b->e, 0);
-		block_cold_from(b, c, CC_E);
-		r->resume = (uint32_t)(b->e.p - b->t->rw);
-		b->flags_host = false;
-		b->vector_live = true;
-	}
+	insn_vector_live(b, i);
 	emit_generic(b, i);
 }
 
@@ -219,6 +224,7 @@ static void emit_kind(struct builder *b, struct insn *i)
 	switch (i->kind) {
 	case KIND_GENERIC: emit_generic(b, i); break;
 	case KIND_VECTOR: emit_vector(b, i); break;
+	case KIND_GATHER: insn_emit_gather(b, i); break;
 	case KIND_LEA: emit_lea_insn(b, i); break;
 	case KIND_PUSH: emit_push(b, i); break;
 	case KIND_POP: emit_pop(b, i); break;

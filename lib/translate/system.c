@@ -188,16 +188,6 @@ uint8_t *insn_emit_sti(struct builder *b)
 
 /* ---- RFLAGS ---- */
 
-static void emit_shift(struct emit *e, unsigned op, unsigned reg, unsigned count)
-{
-	emit_rex(e, true, 0, 0, reg);
-	emit8(e, 0xc1);
-	emit8(e, 0xc0 | op << 3 | (reg & 7));
-	emit8(e, count);
-}
-#define SHL 4
-#define SHR 5
-
 /* to = RFLAGS, less RF and VM. The flags are in the frame; the host's are lost. */
 static void emit_rflags(struct builder *b, unsigned to, unsigned scratch)
 {

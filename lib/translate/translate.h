@@ -81,6 +81,8 @@ struct translate_frame {
 	uint64_t user_rest;                          /* TSC: SYSRET need not ask for direct execution before */
 	uint64_t scratch;                            /* r11 while C is called */
 	uint64_t value;                              /* what MOVS and CMPS have read */
+	uint64_t gather_base;                        /* of a gather or scatter: what indices are added to, */
+	uint8_t gather_index[64], gather_data[64];   /* its registers */
 	_Atomic uint32_t poll;
 	uint16_t flags; /* AL: OF, AH: as LAHF */
 	uint8_t vector; /* cpu->fpu.live */

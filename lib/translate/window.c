@@ -234,18 +234,25 @@ void window_check_cross(struct builder *b, struct cold *c)
 	block_cold_from(b, c, CC_NE);
 }
 
-void window_lookup(struct builder *b, struct cold *c, int64_t span, bool write)
+uint8_t *window_emit_lookup(struct builder *b, int64_t span, bool write)
 {
 	struct emit *e = &b->e;
 	uint32_t table = tlb_table(b);
 	uint32_t tag = write ? offsetof(struct x86_tlb_entry, tag_write) : offsetof(struct x86_tlb_entry, tag_read);
+	uint8_t *miss;
 
 	emit_count(b->t, e, FRAME(checks));
 	emit_index(e);
 	emit_gs_t1(e, true, 0x2b, HOST_T0, table + tag);
 	emit_alu_imm(e, true, ALU_CMP, HOST_T0, (uint32_t)(TZ_PAGE_SIZE - span));
-	block_cold_from(b, c, CC_A);
+	miss = emit_jcc(e, CC_A);
 	emit_gs_t1(e, true, 0x03, HOST_T0, table + (uint32_t)offsetof(struct x86_tlb_entry, host));
+	return miss;
+}
+
+void window_lookup(struct builder *b, struct cold *c, int64_t span, bool write)
+{
+	c->from[c->count++] = window_emit_lookup(b, span, write);
 }
 
 static bool check_base(struct builder *b, const struct insn *i, const struct access *a, bool alone, bool *aligned)
