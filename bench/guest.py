@@ -32,6 +32,11 @@ def memory_beyond_ram(pid):
     return total / 1024
 
 
+def process_seconds(pid):
+    """By its own CPU clock: /proc's count what the timer tick finds running, which is not what wakes for microseconds."""
+    return time.clock_gettime(~pid << 3 | 2)  # as clock_getcpuclockid(3)
+
+
 class Guest:
     def __init__(self, args):
         self.start = time.monotonic()
@@ -66,17 +71,18 @@ class Guest:
 
     def cpu_seconds(self):
         """Of the monitor and its processes: direct execution has some, which come and go."""
-        ticks = 0
+        total = 0
         for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
             try:
                 fields = path.read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
+                if path.parent.name == str(self.process.pid):
+                    total += sum(map(int, fields[13:15])) / os.sysconf("SC_CLK_TCK")  # the ended ones'
+                elif fields[1] != str(self.process.pid):
+                    continue
+                total += process_seconds(int(path.parent.name))
+            except OSError:
                 continue
-            if path.parent.name == str(self.process.pid):
-                ticks += sum(map(int, fields[11:15]))  # with the ended ones'
-            elif fields[1] == str(self.process.pid):
-                ticks += sum(map(int, fields[11:13]))
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return total
 
     def end(self):
         self.process.stdin.write(b"poweroff -f\n")

@@ -482,6 +482,32 @@ static void readonly_memory(void **state)
 	runs_in_readonly_memory(&translate_engine);
 }
 
+/* An operand across the end of the stack's page; the next page is somewhere else. */
+static void stack_across_pages(void **state)
+{
+	const uint64_t gva = UINT64_C(0x8000400000), first = 0x50000, second = 0x48000;
+	uint64_t seen;
+
+	(void)state;
+	/* push rax; pop rax; mov [rdi], al; mov rsp, rsi; mov [rsp], rdx; mov rbx, [rsp]; hlt */
+	CODE(0x50, 0x58, 0x88, 0x07, 0x48, 0x89, 0xf4, 0x48, 0x89, 0x14, 0x24, 0x48, 0x8b, 0x1c, 0x24, 0xf4);
+	fake_map(f, gva, first, 7);
+	fake_map(f, gva + TZ_PAGE_SIZE, second, 7);
+	for (unsigned n = 1; n < 8; n++) {
+		cpu->gpr[X86_RSP] = FAKE_STACK;
+		cpu->gpr[X86_RDI] = gva;
+		cpu->gpr[X86_RSI] = gva + TZ_PAGE_SIZE - n;
+		cpu->gpr[X86_RDX] = UINT64_C(0x8877665544332211) * n;
+		cpu->gpr[X86_RBX] = 0;
+		cpu->rip = FAKE_CODE;
+		assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);
+		assert_int_equal(cpu->gpr[X86_RBX], cpu->gpr[X86_RDX]);
+		memcpy(&seen, f->ram + first + TZ_PAGE_SIZE - n, n);
+		memcpy((uint8_t *)&seen + n, f->ram + second, 8 - n);
+		assert_int_equal(seen, cpu->gpr[X86_RDX]);
+	}
+}
+
 static void cache_is_bounded(void **state)
 {
 	teardown(state);
@@ -516,6 +542,7 @@ int main(void)
 		T(any_address_can_be_jumped_to),
 		T(repeated_prefixes),
 		cmocka_unit_test(readonly_memory),
+		T(stack_across_pages),
 		T(cache_is_bounded),
 	};
 
