@@ -401,8 +401,7 @@ static void test_syscall(void **state)
 	assert_refused(x86_sysret(c, 8), X86_GP, 0);
 	assert_int_equal(c->cpl, 0);
 	fake_vendor(f, "AuthenticAMD");
-	assert_int_equal(FAKE_CATCH(f, x86_sysret(c, 8)), X86_UNWIND_EVENT);
-	assert_int_equal(c->ev.exc_vector, X86_GP);
+	assert_done(x86_sysret(c, 8)); /* the fetch there faults */
 	assert_int_equal(c->cpl, 3);
 	assert_true(c->rip == NOT_CANONICAL);
 	/* Compatibility mode: AMD's own. */
