@@ -54,7 +54,7 @@ struct direct_call {
 	uint64_t nr, arg[5];
 };
 
-/* The stub knows the offsets of both (direct_twin.c). */
+/* The stub knows the offsets of both (direct_stub.c). */
 struct direct_report {
 	uint64_t fs_base, gs_base;
 	uint16_t selector[4]; /* DS, ES, FS, GS */
@@ -178,6 +178,12 @@ struct translate_direct {
 	unsigned avoid; /* DIRECT_AVOID_*: instructions that the host would execute in another way */
 };
 
+/* ---- direct_stub.c: the tasks' own side ---- */
+/* A system call; no libc: the guest's vector state may be live, and the clone has nobody's locks. Returns -errno. */
+long direct_syscall(long nr, long a, long b, long c, long d, long e);
+void direct_stub_install(struct translate_direct *d);              /* into the region: the stub, the runner's filter */
+tz_noreturn void direct_become_server(struct translate_direct *d); /* in the clone */
+
 /* ---- direct_twin.c ---- */
 enum direct_result {
 	DIRECT_STOPPED, /* the runner is held, where[] says why */
@@ -193,17 +199,46 @@ bool direct_twin_renew(struct translate_direct *d);
 enum direct_result direct_twin_go(struct translate_direct *d);
 /* Thread: any. */
 void direct_twin_interrupt(struct x86_cpu *cpu);
+/* A clock, in ns; 0: it cannot be read. DIRECT_RUNNER_CLOCK: the CPU time of a process (clock_getcpuclockid(3)). */
+#define DIRECT_RUNNER_CLOCK(pid) ((long)(~(uint64_t)(pid) << 3 | 2))
+uint64_t direct_twin_clock(long clock);
+
+/* ---- direct_state.c ---- */
 /*
  * The frame of the signal the runner is held in; NULL: not one of the kernel's. Its XSAVE image (SDM 1 13.4) has
  * *vector_size bytes and, in what FXSAVE leaves to software, a description (uapi asm/sigcontext.h, struct
  * _fpx_sw_bytes).
  */
-ucontext_t *direct_twin_context(struct translate_direct *d, uint32_t *vector_size);
-/* A clock, in ns; 0: it cannot be read. DIRECT_RUNNER_CLOCK: the CPU time of a process (clock_getcpuclockid(3)). */
-#define DIRECT_RUNNER_CLOCK(pid) ((long)(~(uint64_t)(pid) << 3 | 2))
-uint64_t direct_twin_clock(long clock);
-void direct_twin_tidy(struct translate_direct *d); /* nothing but that frame is left of what the guest could write */
-const siginfo_t *direct_twin_siginfo(const struct translate_direct *d); /* likewise */
+ucontext_t *direct_frame(struct translate_direct *d, uint32_t *vector_size);
+const siginfo_t *direct_frame_siginfo(const struct translate_direct *d); /* likewise */
+void direct_frame_tidy(struct translate_direct *d); /* nothing but that frame is left of what the guest could write */
+
+/* The selectors of a 64-bit process of Linux, which are the host's as well (asm/segment.h: __USER_CS, __USER_DS). */
+#define DIRECT_USER_CS 0x33
+#define DIRECT_USER_SS 0x2b
+#define DIRECT_XSTATE UINT64_C(0xe7) /* x87 to AVX-512: what the host's XCR0 may have of these */
+void direct_state_load(struct translate_direct *d, const ucontext_t *uc, uint32_t vector_size);
+void direct_state_store(struct translate_direct *d, ucontext_t *uc, uint32_t vector_size);
+void direct_state_keep(struct translate_direct *d, const ucontext_t *uc); /* goes on with what is loaded already */
+
+/* ---- direct_account.c: when ---- */
+static inline uint64_t direct_tsc(void)
+{
+	return __builtin_ia32_rdtsc();
+}
+/* All in TSC cycles. */
+void direct_account_start(struct translate_direct *d);
+void direct_account_ran(struct translate_direct *d, uint64_t cycles);  /* there, from one stop to the next */
+void direct_account_stop(struct translate_direct *d, uint64_t cycles); /* here, since the last stop */
+void direct_account_renewal(struct translate_direct *d);
+void direct_rest(struct translate_direct *d, uint64_t cycles); /* user code is translated for so long */
+#define DIRECT_REST_MAX 600000000
+bool direct_is_resting(const struct translate_direct *d);
+/* Does the vCPU's state allow it? */
+bool direct_fits(const struct translate_direct *d);
+unsigned direct_avoids(const struct translate_direct *d);           /* DIRECT_AVOID_* for that state */
+uint64_t direct_cr3(const struct x86_cpu *cpu);                     /* which address space: less PCID */
+void direct_visit_begin(struct translate_direct *d, uint64_t page); /* translate_direct_visit() */
 
 /* ---- direct_map.c ---- */
 bool direct_map_order(struct translate_direct *d, uint64_t nr, uint64_t a, uint64_t b, uint64_t c, uint64_t e,

@@ -397,7 +397,7 @@ const void *translate_next(struct x86_cpu *cpu, struct translate *t, struct tran
 void translate_windows_forget(struct translate *t); /* those of the stack */
 void translate_frame_leave(struct translate *t);    /* struct x86_cpu is the truth again */
 
-/* ---- direct.c: user code by the processor itself (direct.h) ---- */
+/* ---- direct.c, direct_account.c: user code by the processor itself (direct.h) ---- */
 void translate_direct_create(struct translate *t); /* t->direct, or it stays NULL: not on this host */
 void translate_direct_destroy(struct translate *t);
 void translate_direct_invalidate(struct translate *t); /* memory slots have changed */
