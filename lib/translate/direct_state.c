@@ -99,6 +99,7 @@ void direct_state_keep(struct translate_direct *d, const ucontext_t *uc)
 
 #define FRAME_SW 464
 #define FRAME_SW_SIZE (FRAME_SW + 16)
+#define FRAME_MAGIC2 4 /* behind the image: without FP_XSTATE_MAGIC2 the kernel restores x87 and SSE alone */
 
 static bool on_signal_stack(const struct translate_direct *d, uint64_t at, uint64_t size, uint64_t align)
 {
@@ -119,7 +120,9 @@ ucontext_t *direct_frame(struct translate_direct *d, uint32_t *vector_size)
 	if (!on_signal_stack(d, fp, FRAME_SW_SIZE + 4, 64))
 		return NULL;
 	*vector_size = guest_load32((const uint8_t *)uc->uc_mcontext.fpregs + FRAME_SW_SIZE);
-	return *vector_size >= d->vector_size && on_signal_stack(d, fp, *vector_size, 64) ? uc : NULL;
+	if (*vector_size < d->vector_size || !on_signal_stack(d, fp, (uint64_t)*vector_size + FRAME_MAGIC2, 64))
+		return NULL;
+	return uc;
 }
 
 void direct_frame_tidy(struct translate_direct *d)
@@ -131,7 +134,7 @@ void direct_frame_tidy(struct translate_direct *d)
 	if (!uc)
 		return;            /* it will be found damaged */
 	start = (uint8_t *)uc - 8; /* the return address */
-	end = (uint8_t *)uc->uc_mcontext.fpregs + vector_size;
+	end = (uint8_t *)uc->uc_mcontext.fpregs + vector_size + FRAME_MAGIC2;
 	if (start > lo)
 		tz_clear(lo, (size_t)(start - lo));
 	tz_clear(end, (size_t)(hi - end));

@@ -234,6 +234,7 @@ static void flags(void)
 /* ---- vector state ---- */
 
 USER(touch_pages, "mov (%rdi), %rax; mov %rax, 8(%rdi); int3; mov 4096(%rdi), %rcx; movb $1, 8192(%rdi)");
+USER(do_nothing, "nop");
 USER(vector_work, "paddq %xmm1, %xmm0; pxor %xmm15, %xmm2; fchs; movdqu %xmm0, -256(%rsp); movdqu -256(%rsp), %xmm3");
 USER(vector_work_256, "vpaddq %ymm1, %ymm0, %ymm2");
 USER(vector_work_512, "vpaddq %zmm17, %zmm16, %zmm31; kaddb %k1, %k2, %k3");
@@ -261,7 +262,7 @@ static bool bring_any(struct frame *f)
 static void vectors(void)
 {
 	unsigned wrong = 0;
-	u64 seed = 9, a, b;
+	u64 seed = 9, a, b, *other = address_space();
 
 	if (!native_xcr0) {
 		print("skip vectors: no XSAVE\n");
@@ -279,6 +280,15 @@ static void vectors(void)
 	}
 	frame_hooks[14] = frame_hooks[3] = 0;
 	check_equal("vector state over page faults and INT3", wrong, 0);
+	for (unsigned n = 0; n < 20; n++) {
+		random_vectors(&seed);
+		xrstor(image[0]);
+		WRITE_REG(cr3, other);
+		WRITE_REG(cr3, pml4);
+		wrong += go(AT(do_nothing), 0, 0) != 0x82;
+		wrong += vectors_differ();
+	}
+	check_equal("and over a look at another address space", wrong, 0);
 
 	random_vectors(&seed);
 	xrstor(image[0]);
