@@ -19,9 +19,17 @@ void window_scratch(struct builder *b)
 	b->base.open = false;
 }
 
+/* What a check's address can have as its displacement. */
+static bool fits_disp(int64_t disp)
+{
+	return disp == (int32_t)disp;
+}
+
+/* Absolute addresses of 64 bits (moffs) share with nothing: how far they are from others need not fit int64_t. */
 static bool same_place(const struct access *a, const struct access *b)
 {
-	return a->base == b->base && a->index == b->index && a->shift == b->shift && a->wide == b->wide &&
+	return fits_disp(a->disp) && fits_disp(b->disp) && a->base == b->base && a->index == b->index &&
+	       a->shift == b->shift && a->wide == b->wide &&
 	       (a->seg >= X86_FS || b->seg >= X86_FS ? a->seg == b->seg : true);
 }
 
@@ -73,7 +81,7 @@ static unsigned window_plan(struct builder *b, const struct insn *i, const struc
 				lo = o->disp + delta;
 			if (o->disp + delta + o->size > hi)
 				hi = o->disp + delta + o->size;
-			if (hi - lo > WINDOW_SPAN)
+			if (hi - lo > WINDOW_SPAN || !fits_disp(lo))
 				break;
 			w->lo = lo;
 			w->hi = hi;
@@ -135,7 +143,7 @@ bool window_effective(struct builder *b, const struct access *a, unsigned to, bo
 			index = HOST_T1;
 		}
 	}
-	if (b->wide && a->disp != (int32_t)a->disp)
+	if (b->wide && !fits_disp(a->disp))
 		return false;
 	emit_lea_sib(&b->e, wide, to, base, index, a->shift, (int32_t)a->disp);
 	return true;
@@ -257,13 +265,17 @@ void window_lookup(struct builder *b, struct cold *c, int64_t span, bool write)
 
 static bool check_base(struct builder *b, const struct insn *i, const struct access *a, bool alone, bool *aligned)
 {
-	struct window w = { .open = false, .write = a->write, .lo = a->disp, .hi = a->disp + a->size };
-	struct access at = *a;
 	/* By FS or GS with a register, 32-bit code has more to check. */
-	bool single = alone || a->masked || (!b->wide && a->seg >= X86_FS && has_registers(a));
-	bool shared = !single && window_plan(b, i, a, &w) > 1;
-	struct cold *c = check_cold(b, i, shared ? ACTION_WINDOW : ACTION_FILL, a, &w);
+	bool single = alone || a->masked || (!b->wide && a->seg >= X86_FS && has_registers(a)), shared;
+	struct access at = *a;
+	struct window w;
+	struct cold *c;
 
+	if (!fits_disp(a->disp))
+		return false;
+	w = (struct window){ .open = false, .write = a->write, .lo = a->disp, .hi = a->disp + a->size };
+	shared = !single && window_plan(b, i, a, &w) > 1;
+	c = check_cold(b, i, shared ? ACTION_WINDOW : ACTION_FILL, a, &w);
 	at.disp = w.lo;
 	if (!emit_address(b, i, &at, (unsigned)(w.hi - w.lo)))
 		return false;

@@ -508,6 +508,47 @@ static void stack_across_pages(void **state)
 	}
 }
 
+/* Two operands so far apart that their distance is more than 63 bits, in one block: the second is not canonical. */
+static void absolute_addresses_far_apart(void **state)
+{
+	const uint64_t low = UINT64_C(0xffffffff80000000);
+
+	(void)state;
+	/* mov al, [low]; mov al, [0x7fffffff80000000] */
+	CODE(0x8a, 0x04, 0x25, 0, 0, 0, 0x80, 0xa0, 0, 0, 0, 0x80, 0xff, 0xff, 0xff, 0x7f, 0xf4);
+	fake_map(f, low, 0x50000, 7);
+	f->ram[0x50000] = 0x5a;
+	cpu->idtr.limit = 0;
+	for (unsigned n = 0; n < 3; n++) {
+		cpu->rip = FAKE_CODE;
+		assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_SHUTDOWN);
+		assert_int_equal(cpu->rip, FAKE_CODE + 7);
+		assert_int_equal((uint8_t)cpu->gpr[X86_RAX], 0x5a);
+	}
+}
+
+/* Below RSP by all that a displacement can be, then RSP moves on: 4 GiB above is the stack's page. */
+static void stack_at_the_end_of_displacements(void **state)
+{
+	const uint64_t stack = FAKE_STACK - 512, at = stack + 64 - BIT64(32);
+
+	(void)state;
+	/* push rax; pop rax; mov rsp, rsi; mov al, [rsp - 2 GiB]; sub rsp, 64; mov bl, [rsp - 2 GiB]; hlt */
+	CODE(0x50, 0x58, 0x48, 0x89, 0xf4, 0x8a, 0x84, 0x24, 0, 0, 0, 0x80, 0x48, 0x83, 0xec, 0x40, 0x8a, 0x9c, 0x24, 0,
+	     0, 0, 0x80, 0xf4);
+	fake_map(f, at & ~TZ_PAGE_MASK, 0x50000, 7);
+	f->ram[0x50000 + (at & TZ_PAGE_MASK)] = 0x5a;
+	f->ram[0x50000 + ((at - 64) & TZ_PAGE_MASK)] = 0xa5;
+	for (unsigned n = 0; n < 3; n++) {
+		cpu->rip = FAKE_CODE;
+		cpu->gpr[X86_RSP] = stack;
+		cpu->gpr[X86_RSI] = at + BIT64(31);
+		assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);
+		assert_int_equal((uint8_t)cpu->gpr[X86_RAX], 0x5a);
+		assert_int_equal((uint8_t)cpu->gpr[X86_RBX], 0xa5);
+	}
+}
+
 static void cache_is_bounded(void **state)
 {
 	teardown(state);
@@ -543,6 +584,8 @@ int main(void)
 		T(repeated_prefixes),
 		cmocka_unit_test(readonly_memory),
 		T(stack_across_pages),
+		T(absolute_addresses_far_apart),
+		T(stack_at_the_end_of_displacements),
 		T(cache_is_bounded),
 	};
 
