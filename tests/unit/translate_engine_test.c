@@ -482,73 +482,6 @@ static void readonly_memory(void **state)
 	runs_in_readonly_memory(&translate_engine);
 }
 
-/* An operand across the end of the stack's page; the next page is somewhere else. */
-static void stack_across_pages(void **state)
-{
-	const uint64_t gva = UINT64_C(0x8000400000), first = 0x50000, second = 0x48000;
-	uint64_t seen;
-
-	(void)state;
-	/* push rax; pop rax; mov [rdi], al; mov rsp, rsi; mov [rsp], rdx; mov rbx, [rsp]; hlt */
-	CODE(0x50, 0x58, 0x88, 0x07, 0x48, 0x89, 0xf4, 0x48, 0x89, 0x14, 0x24, 0x48, 0x8b, 0x1c, 0x24, 0xf4);
-	fake_map(f, gva, first, 7);
-	fake_map(f, gva + TZ_PAGE_SIZE, second, 7);
-	for (unsigned n = 1; n < 8; n++) {
-		cpu->gpr[X86_RSP] = FAKE_STACK;
-		cpu->gpr[X86_RDI] = gva;
-		cpu->gpr[X86_RSI] = gva + TZ_PAGE_SIZE - n;
-		cpu->gpr[X86_RDX] = UINT64_C(0x8877665544332211) * n;
-		cpu->gpr[X86_RBX] = 0;
-		cpu->rip = FAKE_CODE;
-		assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);
-		assert_int_equal(cpu->gpr[X86_RBX], cpu->gpr[X86_RDX]);
-		memcpy(&seen, f->ram + first + TZ_PAGE_SIZE - n, n);
-		memcpy((uint8_t *)&seen + n, f->ram + second, 8 - n);
-		assert_int_equal(seen, cpu->gpr[X86_RDX]);
-	}
-}
-
-/* Two operands so far apart that their distance is more than 63 bits, in one block: the second is not canonical. */
-static void absolute_addresses_far_apart(void **state)
-{
-	const uint64_t low = UINT64_C(0xffffffff80000000);
-
-	(void)state;
-	/* mov al, [low]; mov al, [0x7fffffff80000000] */
-	CODE(0x8a, 0x04, 0x25, 0, 0, 0, 0x80, 0xa0, 0, 0, 0, 0x80, 0xff, 0xff, 0xff, 0x7f, 0xf4);
-	fake_map(f, low, 0x50000, 7);
-	f->ram[0x50000] = 0x5a;
-	cpu->idtr.limit = 0;
-	for (unsigned n = 0; n < 3; n++) {
-		cpu->rip = FAKE_CODE;
-		assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_SHUTDOWN);
-		assert_int_equal(cpu->rip, FAKE_CODE + 7);
-		assert_int_equal((uint8_t)cpu->gpr[X86_RAX], 0x5a);
-	}
-}
-
-/* Below RSP by all that a displacement can be, then RSP moves on: 4 GiB above is the stack's page. */
-static void stack_at_the_end_of_displacements(void **state)
-{
-	const uint64_t stack = FAKE_STACK - 512, at = stack + 64 - BIT64(32);
-
-	(void)state;
-	/* push rax; pop rax; mov rsp, rsi; mov al, [rsp - 2 GiB]; sub rsp, 64; mov bl, [rsp - 2 GiB]; hlt */
-	CODE(0x50, 0x58, 0x48, 0x89, 0xf4, 0x8a, 0x84, 0x24, 0, 0, 0, 0x80, 0x48, 0x83, 0xec, 0x40, 0x8a, 0x9c, 0x24, 0,
-	     0, 0, 0x80, 0xf4);
-	fake_map(f, at & ~TZ_PAGE_MASK, 0x50000, 7);
-	f->ram[0x50000 + (at & TZ_PAGE_MASK)] = 0x5a;
-	f->ram[0x50000 + ((at - 64) & TZ_PAGE_MASK)] = 0xa5;
-	for (unsigned n = 0; n < 3; n++) {
-		cpu->rip = FAKE_CODE;
-		cpu->gpr[X86_RSP] = stack;
-		cpu->gpr[X86_RSI] = at + BIT64(31);
-		assert_int_equal(translate_engine.run(cpu, false), X86_EXIT_HLT);
-		assert_int_equal((uint8_t)cpu->gpr[X86_RAX], 0x5a);
-		assert_int_equal((uint8_t)cpu->gpr[X86_RBX], 0xa5);
-	}
-}
-
 static void cache_is_bounded(void **state)
 {
 	teardown(state);
@@ -583,9 +516,6 @@ int main(void)
 		T(any_address_can_be_jumped_to),
 		T(repeated_prefixes),
 		cmocka_unit_test(readonly_memory),
-		T(stack_across_pages),
-		T(absolute_addresses_far_apart),
-		T(stack_at_the_end_of_displacements),
 		T(cache_is_bounded),
 	};
 
