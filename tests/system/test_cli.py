@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from conftest import ROOT, TRAPEZE, hardware_kvm, run
+from conftest import PATIENCE, ROOT, TRAPEZE, hardware_kvm, run
 
 
 def complains(done, *words):
@@ -164,13 +164,13 @@ def test_full_disk_and_closed_pipe(kernel):
     """The guest's console cannot be written: said once, non-zero status."""
     with open("/dev/full", "w") as full:
         done = subprocess.run([TRAPEZE, "run", "--accel", "interp", "--kernel", kernel, "--append", "console=ttyS0"],
-                              stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True, timeout=180)
+                              stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
     process = subprocess.Popen([TRAPEZE, "run", "--accel", "interp", "--kernel", kernel, "--append", "console=ttyS0"],
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     err = process.stderr.read()
-    assert process.wait(180) == 1 and "Broken pipe" in err
+    assert process.wait(PATIENCE) == 1 and "Broken pipe" in err
 
 
 def test_serial_to_a_file(kernel, tmp_path):

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from conftest import TRAPEZE, run
+from conftest import PATIENCE, TRAPEZE, run
 from test_boot import COMPLAINTS
 from test_guests import DEBUG_EXIT, multiboot
 
@@ -84,7 +84,7 @@ def test_reset_without_the_kernel_file(tmp_path):
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert program.stdout.read(1) == b"x"
     kernel.rename(tmp_path / "gone")
-    _, err = program.communicate(timeout=60)
+    _, err = program.communicate(timeout=PATIENCE)
     assert program.returncode == 1 and err.decode().strip() == f"trapeze: kernel {kernel}: No such file or directory"
 
 
