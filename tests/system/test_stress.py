@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from conftest import piped_shell
+from conftest import add_program, piped_shell
 from test_boot import COMPLAINTS
 from test_guests import SMALL_CACHE, run_guest
 
@@ -64,3 +64,17 @@ def test_soak_kernel(guest_dir, engine, cpus, cache):
         assert [line for line in text.splitlines() if COMPLAINTS.search(line)] == []
         sums = re.findall(r"^sum=([0-9a-f]{32})\r?$", text, re.M)
         assert len(sums) == 3 and len(set(sums)) == 1 and re.search(r"^lines=[1-9]", text, re.M), text[-4000:]
+
+
+@pytest.mark.parametrize("cpus", [1, 4])
+def test_soak_vector_state(guest_dir, engine, cpus, tmp_path):
+    """Eight processes on fewer vCPUs, and those on whatever the host has."""
+    args = ["run", "--accel", engine, "--cpus", str(cpus), "--kernel", guest_dir / "vmlinuz", "--initrd",
+            add_program(guest_dir / "initrd.cpio", tmp_path, "vector_guest.c", "vectors"), "--append", "console=ttyS0"]
+    for _ in rounds():
+        status, out, err = piped_shell(args, b"vectors 8 10000\nexit\n", patience=900)
+        text = out.decode(errors="replace")
+        assert status == 0 and err == b"", text[-4000:]
+        if "lost=none" in text:
+            pytest.skip("the host has no AVX")
+        assert re.search(r"^lost=0\r?$", text, re.M), text[-4000:]
