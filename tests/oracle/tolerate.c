@@ -246,6 +246,12 @@ static bool crosses_limit(const struct pair *p)
 	       (extent(p) || p->zi->meta.category == ZYDIS_CATEGORY_SEGOP || (mem && mem->size == 80));
 }
 
+static bool is_maskmov_mnemonic(const ZydisDecodedInstruction *zi)
+{
+	return zi->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ || zi->mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
+	       zi->mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU;
+}
+
 static bool is_two_faults(const struct pair *p)
 {
 	bool aligned = is_xsave(p->zi) || p->zi->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ||
@@ -256,7 +262,7 @@ static bool is_two_faults(const struct pair *p)
 	/* Compatibility mode: beyond the segment's limit of 4 GiB. */
 	if (p->hw->s.vector == V_PF && crosses_limit(p))
 		return p->emu->s.vector == V_GP || p->emu->s.vector == V_SS;
-	return p->hw->s.sel[CS] == SEL_USER_CS32 && p->zi->avx.vector_length &&
+	return p->hw->s.sel[CS] == SEL_USER_CS32 && (p->zi->avx.vector_length || is_maskmov_mnemonic(p->zi)) &&
 	       ((p->hw->s.vector == V_GP && p->emu->s.vector == V_AC) ||
 		(p->hw->s.vector == V_PF && p->emu->s.vector == V_GP));
 }
@@ -377,8 +383,7 @@ static bool is_maskmov(const struct pair *p)
 	uint64_t at = 0, mask = UINT64_MAX >> (64 - p->zi->address_width);
 	const uint8_t *bytes;
 
-	if ((!mmx && p->zi->mnemonic != ZYDIS_MNEMONIC_MASKMOVDQU && p->zi->mnemonic != ZYDIS_MNEMONIC_VMASKMOVDQU) ||
-	    hw->rip != p->start)
+	if (!is_maskmov_mnemonic(p->zi) || hw->rip != p->start)
 		return false;
 	for (unsigned k = 0; k < p->zi->operand_count; k++) {
 		if (p->zo[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
