@@ -100,6 +100,15 @@ struct fake {
 		(int)fake_unwound;                                                                                     \
 	})
 
+/* xorshift64; not from 0. */
+static inline uint64_t fake_random(uint64_t *seed)
+{
+	*seed ^= *seed << 13;
+	*seed ^= *seed >> 7;
+	*seed ^= *seed << 17;
+	return *seed;
+}
+
 /* ---- platform ops ---- */
 
 static inline bool fake_io_access(struct x86_cpu *cpu, bool pio, bool write, uint64_t addr, void *data, unsigned len)

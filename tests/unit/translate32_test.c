@@ -48,10 +48,7 @@ static uint64_t seed = 0x452821e638d01377;
 
 static uint64_t rnd(void)
 {
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return seed;
+	return fake_random(&seed);
 }
 
 static uint64_t descriptor(uint32_t base, uint32_t pages, uint32_t access)

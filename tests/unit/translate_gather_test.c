@@ -35,10 +35,7 @@ static uint64_t components;
 
 static uint64_t rnd(void)
 {
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return seed;
+	return fake_random(&seed);
 }
 
 static void begin(struct world *w, const struct tz_engine_ops *engine)

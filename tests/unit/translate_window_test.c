@@ -21,10 +21,7 @@ static uint64_t seed = 0x452821e638d01377;
 
 static uint64_t rnd(void)
 {
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return seed;
+	return fake_random(&seed);
 }
 
 static struct fake *world(const struct tz_engine_ops *engine)
