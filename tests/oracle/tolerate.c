@@ -252,6 +252,15 @@ static bool is_maskmov_mnemonic(const ZydisDecodedInstruction *zi)
 	       zi->mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU;
 }
 
+/* MASKMOV at [rDI] beyond the segment's limit of 4 GiB: there it is misaligned, too. */
+static bool is_maskmov_beyond(const struct pair *p)
+{
+	unsigned n = p->zi->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ? 8 : 16;
+
+	return is_maskmov_mnemonic(p->zi) && p->zi->address_width == 32 &&
+	       (uint32_t)p->hw->s.gpr[RDI] > UINT32_MAX - n + 1;
+}
+
 static bool is_two_faults(const struct pair *p)
 {
 	bool aligned = is_xsave(p->zi) || p->zi->mnemonic == ZYDIS_MNEMONIC_CMPXCHG16B ||
@@ -262,9 +271,11 @@ static bool is_two_faults(const struct pair *p)
 	/* Compatibility mode: beyond the segment's limit of 4 GiB. */
 	if (p->hw->s.vector == V_PF && crosses_limit(p))
 		return p->emu->s.vector == V_GP || p->emu->s.vector == V_SS;
-	return p->hw->s.sel[CS] == SEL_USER_CS32 && (p->zi->avx.vector_length || is_maskmov_mnemonic(p->zi)) &&
-	       ((p->hw->s.vector == V_GP && p->emu->s.vector == V_AC) ||
-		(p->hw->s.vector == V_PF && p->emu->s.vector == V_GP));
+	if (p->hw->s.sel[CS] != SEL_USER_CS32)
+		return false;
+	if (p->hw->s.vector == V_GP && p->emu->s.vector == V_AC)
+		return p->zi->avx.vector_length || is_maskmov_beyond(p);
+	return p->zi->avx.vector_length && p->hw->s.vector == V_PF && p->emu->s.vector == V_GP;
 }
 
 /* Before the segment's base, of an instruction that hardware has not done. */
